@@ -1,0 +1,132 @@
+//! Who is asking.
+
+use crate::entry::WriterId;
+use crate::name::WorkspaceName;
+use crate::scope::UntrustedScope;
+
+/// What a credential may do at all. [`crate::Policy`] turns it into grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// Reads and writes `trusted`: trunk's CI.
+    Trusted,
+    /// Reads `trusted` then its own scope, writes its own scope: pull requests.
+    Isolated {
+        /// The credential's own scope.
+        scope: UntrustedScope,
+    },
+    /// Reads `trusted`: laptops.
+    Reader,
+    /// The control plane of its workspace; no entries.
+    Admin,
+}
+
+impl Access {
+    /// The kind, without what belongs to one credential.
+    pub fn kind(&self) -> AccessKind {
+        match self {
+            Self::Trusted => AccessKind::Trusted,
+            Self::Isolated { .. } => AccessKind::Isolated,
+            Self::Reader => AccessKind::Reader,
+            Self::Admin => AccessKind::Admin,
+        }
+    }
+}
+
+/// The kinds of access, as words for commands, tables and metric labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AccessKind {
+    /// No credential, or an empty one.
+    Anonymous,
+    /// [`Access::Trusted`].
+    Trusted,
+    /// [`Access::Isolated`].
+    Isolated,
+    /// [`Access::Reader`].
+    Reader,
+    /// [`Access::Admin`], and the operator on the server's own machine.
+    Admin,
+}
+
+impl AccessKind {
+    /// Every kind, for tables and metrics.
+    pub const ALL: [Self; 5] = [
+        Self::Anonymous,
+        Self::Trusted,
+        Self::Isolated,
+        Self::Reader,
+        Self::Admin,
+    ];
+
+    /// The kind's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Trusted => "trusted",
+            Self::Isolated => "isolated",
+            Self::Reader => "reader",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Someone whose credential has been verified. Made by the authenticator from what the ledger
+/// says of the credential, never from anything else in a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    workspace: WorkspaceName,
+    access: Access,
+    writer: WriterId,
+}
+
+impl Principal {
+    /// The holder of a verified credential of `workspace`.
+    pub fn new(workspace: WorkspaceName, access: Access, writer: WriterId) -> Self {
+        Self {
+            workspace,
+            access,
+            writer,
+        }
+    }
+
+    /// The workspace the credential belongs to.
+    pub fn workspace(&self) -> &WorkspaceName {
+        &self.workspace
+    }
+
+    /// What the credential may do.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The name under which the principal's entries remember it.
+    pub fn writer(&self) -> WriterId {
+        self.writer
+    }
+}
+
+/// Who a request comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// No credential, or an empty one: what a fork's CI sends when the secret is withheld.
+    Anonymous {
+        /// The workspace the request is about.
+        workspace: WorkspaceName,
+        /// Whether the operator declared that workspace readable by anyone.
+        public: bool,
+    },
+    /// A verified credential.
+    Known(Principal),
+    /// A process of the operator's own user on the server's machine, through the control socket.
+    LocalOperator,
+}
+
+impl Caller {
+    /// The kind of access, for tables and metrics.
+    pub fn kind(&self) -> AccessKind {
+        match self {
+            Self::Anonymous { .. } => AccessKind::Anonymous,
+            Self::Known(principal) => principal.access.kind(),
+            Self::LocalOperator => AccessKind::Admin,
+        }
+    }
+}
