@@ -1,0 +1,254 @@
+//! The checkpoint: the index, saved so that opening a pool need not read the whole log.
+//!
+//! Before the slots are copied, every segment's covered length is noted; whatever lands while they
+//! are copied is in the log behind it and found again by recovery. The log is synced first, so
+//! that a checkpoint never knows more than the disk does.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::disk::{Disk, File, Wait, read_exact_at};
+use crate::format::{COVERED_BYTES, CheckpointHeader, Slot, decode_covered, encode_covered};
+use crate::index::Index;
+use crate::pool::{Event, Shared};
+use crate::segment::Segment;
+use crate::space::SpaceClaim;
+
+const FILE_NAME: &str = "index.ckpt";
+const UNFINISHED_FILE_NAME: &str = "index.ckpt.tmp";
+/// Slots are written and read in blocks of at most this many: 2 MiB.
+const BLOCK_SLOTS: usize = 65_536;
+
+impl Shared {
+    /// Saves the index.
+    pub(crate) fn checkpoint(self: &Arc<Self>) -> io::Result<()> {
+        let mut current = self.checkpoint_claim.lock();
+        let began_ms = self.clock.now_ms();
+        // Taken before the sync: what lands in between is durable or in the log behind.
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
+        let covered: Vec<_> = segments
+            .iter()
+            .map(|segment| (segment.id(), segment.covered()))
+            .collect();
+        let slot_count = self.index.len();
+        let header = CheckpointHeader {
+            segment_count: covered.len() as u32,
+            hash_key: self.index.hash_key(),
+            next_sequence: self.next_sequence.load(Ordering::Relaxed),
+            next_segment: self.next_segment.load(Ordering::Relaxed),
+            slot_count,
+        };
+        self.sync.sync()?;
+        let (file, mut claim) = self.create_checkpoint(&header, &mut current)?;
+        let unfinished = self.dir.join(UNFINISHED_FILE_NAME);
+        let written = write_checkpoint(&*file, &header, &covered, &self.index, claim.bytes())
+            .and_then(|end| {
+                file.sync()?;
+                self.disk.rename(&unfinished, &self.dir.join(FILE_NAME))?;
+                self.disk.sync_dir(&self.dir)?;
+                Ok(end)
+            });
+        match written {
+            Ok(end) => claim.shrink_to(end),
+            Err(error) => {
+                let _ = self.disk.remove(&unfinished);
+                return Err(error);
+            }
+        }
+        *current = Some(claim);
+        for (segment, (_, covered)) in segments.iter().zip(&covered) {
+            segment.set_checkpointed(*covered);
+        }
+        let took = Duration::from_millis(self.clock.now_ms().saturating_sub(began_ms));
+        self.observe(&Event::Checkpointed {
+            entries: slot_count,
+            took,
+        });
+        Ok(())
+    }
+
+    /// Claims space for a checkpoint and creates its file. Where there is no room for two, the old one goes first:
+    /// opening the pool would then read the whole log, which knows the same.
+    fn create_checkpoint(
+        &self,
+        header: &CheckpointHeader,
+        current: &mut Option<SpaceClaim>,
+    ) -> io::Result<(Arc<dyn File>, SpaceClaim)> {
+        // Entries may come while the slots are written, but rarely an eighth more.
+        let slots = header.slot_count + header.slot_count / 8 + 4096;
+        let bytes = CheckpointHeader::BYTES as u64
+            + u64::from(header.segment_count) * COVERED_BYTES as u64
+            + slots * Slot::BYTES as u64;
+        let claim = if let Some(claim) = self.take_kept_space(bytes) {
+            claim
+        } else {
+            self.remove_checkpoint(current)?;
+            self.take_kept_space(bytes)
+                .ok_or(io::ErrorKind::StorageFull)?
+        };
+        let unfinished = self.dir.join(UNFINISHED_FILE_NAME);
+        match self.disk.remove(&unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok((self.disk.create(&unfinished)?, claim))
+    }
+
+    fn remove_checkpoint(&self, current: &mut Option<SpaceClaim>) -> io::Result<()> {
+        match self.disk.remove(&self.dir.join(FILE_NAME)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.disk.sync_dir(&self.dir)?;
+        *current = None;
+        Ok(())
+    }
+
+    /// Sees to it that no checkpoint knows an entry whose end only this segment tells, before the segment goes.
+    pub(crate) fn outdate_checkpoint(self: &Arc<Self>, segment: &Segment) -> io::Result<()> {
+        if segment.is_checkpointed() || self.checkpoint().is_ok() {
+            return Ok(());
+        }
+        let mut current = self.checkpoint_claim.lock();
+        self.remove_checkpoint(&mut current)
+    }
+}
+
+/// Writes a checkpoint of at most `bytes_max` bytes and returns its length.
+fn write_checkpoint(
+    file: &dyn File,
+    header: &CheckpointHeader,
+    covered: &[(u32, u64)],
+    index: &Index,
+    bytes_max: u64,
+) -> io::Result<u64> {
+    let mut list = Vec::with_capacity(covered.len() * COVERED_BYTES);
+    for (segment, covered) in covered {
+        encode_covered(*segment, *covered, &mut list);
+    }
+    let mut end = 0;
+    let mut append = |parts: &[&[u8]]| {
+        let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        if end + bytes > bytes_max {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
+        file.write_at(parts, end)?;
+        end += bytes;
+        Ok(end)
+    };
+    append(&[
+        &header.encode(),
+        &list,
+        &crc32c::crc32c(&list).to_le_bytes(),
+    ])?;
+    let mut slots = Vec::new();
+    let mut block = Vec::new();
+    let mut write_block = |slots: &[Slot]| {
+        block.clear();
+        for slot in slots {
+            slot.encode_into(&mut block);
+        }
+        let count = (slots.len() as u32).to_le_bytes();
+        append(&[&count, &crc32c::crc32c(&block).to_le_bytes(), &block])
+    };
+    for shard in 0..index.shard_count() {
+        index.copy_shard(shard, &mut slots);
+        if slots.len() >= BLOCK_SLOTS {
+            slots
+                .chunks(BLOCK_SLOTS)
+                .try_for_each(|chunk| write_block(chunk).map(drop))?;
+            slots.clear();
+        }
+    }
+    slots
+        .chunks(BLOCK_SLOTS)
+        .try_for_each(|chunk| write_block(chunk).map(drop))?;
+    write_block(&[])
+}
+
+/// What a checkpoint knew.
+pub(crate) struct Loaded {
+    pub(crate) index: Index,
+    pub(crate) covered: Vec<(u32, u64)>,
+    pub(crate) next_sequence: u64,
+    pub(crate) next_segment: u32,
+    pub(crate) file_bytes: u64,
+}
+
+/// Loads the checkpoint, keeping the slots that `keep` says still have a segment. `None` if there is none that verifies.
+pub(crate) fn load(
+    disk: &dyn Disk,
+    dir: &Path,
+    keep: &dyn Fn(&Slot) -> bool,
+) -> io::Result<Option<Loaded>> {
+    let _ = disk.remove(&dir.join(UNFINISHED_FILE_NAME));
+    let file = match disk.open(&dir.join(FILE_NAME)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match read_checkpoint(&*file, keep) {
+        Ok(loaded) => Ok(loaded),
+        // Torn or unreadable: the log knows the same, and more slowly.
+        Err(_) => Ok(None),
+    }
+}
+
+fn read_checkpoint(file: &dyn File, keep: &dyn Fn(&Slot) -> bool) -> io::Result<Option<Loaded>> {
+    let file_bytes = file.bytes()?;
+    let mut at = 0;
+    let mut read = |bytes: usize| {
+        if at + bytes as u64 > file_bytes {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+        }
+        let mut buffer = vec![0; bytes];
+        read_exact_at(file, &mut buffer, at, Wait::Allowed)?;
+        at += bytes as u64;
+        Ok(buffer)
+    };
+    let header = read(CheckpointHeader::BYTES)?;
+    let Some(header) = CheckpointHeader::decode(header[..].try_into().expect("asked for")) else {
+        return Ok(None);
+    };
+    let covered = read(header.segment_count as usize * COVERED_BYTES)?;
+    if crc32c::crc32c(&covered).to_le_bytes() != read(4)?[..] {
+        return Ok(None);
+    }
+    let index = Index::new(header.hash_key);
+    let mut kept = Vec::new();
+    loop {
+        let head = read(8)?;
+        let count = u32::from_le_bytes(head[0..4].try_into().expect("four bytes")) as usize;
+        if count == 0 {
+            break;
+        }
+        let block = read(count.min(BLOCK_SLOTS) * Slot::BYTES)?;
+        if count > BLOCK_SLOTS || crc32c::crc32c(&block).to_le_bytes() != head[4..8] {
+            return Ok(None);
+        }
+        let slots = block.chunks_exact(Slot::BYTES);
+        let slots = slots.map(|bytes| Slot::decode(bytes.try_into().expect("a slot's bytes")));
+        kept.clear();
+        kept.extend(slots.filter(|slot| keep(slot)));
+        index.append_sorted(&kept, header.slot_count);
+    }
+    let covered = covered
+        .chunks_exact(COVERED_BYTES)
+        .map(decode_covered)
+        .collect();
+    let CheckpointHeader {
+        next_sequence,
+        next_segment,
+        ..
+    } = header;
+    Ok(Some(Loaded {
+        index,
+        covered,
+        next_sequence,
+        next_segment,
+        file_bytes,
+    }))
+}

@@ -1,0 +1,343 @@
+//! The way out: an entry's record is found, checked against its tag and key, and its body handed out
+//! block by verified block.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::disk::{Wait, read_exact_at};
+use crate::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, Slot};
+use crate::pool::{Bug, Pool, Shared};
+use crate::segment::Segment;
+
+/// A body of at most this many bytes comes whole, in one read with its header.
+pub const WHOLE_BYTES_MAX: u64 = BLOCK_BYTES;
+/// The most bytes of a piece of a streamed body.
+pub const PIECE_BYTES_MAX: u64 = 4 * BLOCK_BYTES;
+/// What is read of a large record to get its header and names.
+const HEAD_BYTES: u64 = 2048;
+/// Block checksums that a reader fetches at a time.
+const TABLE_BLOCKS: u64 = 1024;
+/// How often a look-up follows an entry that reclaim keeps moving.
+const MOVES_MAX: u32 = 8;
+
+/// The read would have to wait for the disk. Ask again with [`Wait::Allowed`], off the async threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WouldBlock;
+
+/// What is stored under a key.
+#[derive(Debug)]
+pub struct Entry {
+    /// The writer's metadata.
+    pub metadata: Bytes,
+    /// Who wrote it.
+    pub writer: u64,
+    /// When it was written, Unix milliseconds.
+    pub written_at_ms: u64,
+    /// Bytes of the body.
+    pub size: u64,
+    /// The body.
+    pub body: Body,
+}
+
+/// An entry's body.
+#[derive(Debug)]
+pub enum Body {
+    /// All of it, verified; at most [`WHOLE_BYTES_MAX`].
+    Whole(Bytes),
+    /// To be read piece by piece.
+    Stream(Reader),
+}
+
+/// Why a reader has no next piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadError {
+    /// The piece is not in the page cache. Ask again with [`Wait::Allowed`].
+    WouldBlock,
+    /// The rest of the body did not verify or could not be read. The answer under way must be broken
+    /// off, not ended.
+    Lost,
+}
+
+/// Why a record at a place is not the one looked for.
+pub(crate) enum Doubt {
+    WouldBlock,
+    /// It belongs to another key: two keys share a 128-bit hash.
+    OtherKey,
+    /// It is dead, torn or rotten.
+    Unverified,
+    /// The disk failed.
+    Disk(io::Error),
+}
+
+impl From<io::Error> for Doubt {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => Self::WouldBlock,
+            io::ErrorKind::UnexpectedEof => Self::Unverified,
+            _ => Self::Disk(error),
+        }
+    }
+}
+
+/// A record's header and names, verified, in the buffer they were read into.
+pub(crate) struct Head {
+    pub(crate) header: RecordHeader,
+    buffer: Vec<u8>,
+}
+
+impl Head {
+    fn key_range(&self) -> Range<usize> {
+        RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + usize::from(self.header.key_bytes)
+    }
+
+    fn metadata_range(&self) -> Range<usize> {
+        self.key_range().end..self.header.body_start() as usize
+    }
+
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.buffer[self.key_range()]
+    }
+
+    pub(crate) fn metadata(&self) -> &[u8] {
+        &self.buffer[self.metadata_range()]
+    }
+}
+
+/// Reads and verifies the head of the record that `slot` points to; of a small record the rest as well.
+pub(crate) fn read_head(segment: &Segment, slot: &Slot, wait: Wait) -> Result<Head, Doubt> {
+    const WHOLE_RECORD_MAX: u64 = WHOLE_BYTES_MAX + HEAD_BYTES;
+    let bytes = match slot.record_bytes() {
+        Some(bytes) if bytes <= WHOLE_RECORD_MAX => bytes,
+        Some(bytes) => bytes.min(HEAD_BYTES),
+        None => HEAD_BYTES,
+    };
+    let offset = slot.place.offset();
+    let mut buffer = vec![0; bytes as usize];
+    read_exact_at(&*segment.file, &mut buffer, offset, wait)?;
+    let untagged = RecordHeader::decode(&buffer).ok_or(Doubt::Unverified)?;
+    let header = untagged.header;
+    let names_end = header.body_start() as usize;
+    if buffer.len() < names_end {
+        let read = buffer.len();
+        buffer.resize(names_end, 0);
+        read_exact_at(
+            &*segment.file,
+            &mut buffer[read..],
+            offset + read as u64,
+            wait,
+        )?;
+    }
+    let names = &buffer[RECORD_HEADER_BYTES..names_end];
+    let fits = untagged.live
+        && header.kind == RecordKind::Entry
+        && header.tag_fits(&buffer, &segment.tag_key, offset, names);
+    if fits {
+        Ok(Head { header, buffer })
+    } else {
+        Err(Doubt::Unverified)
+    }
+}
+
+impl Pool {
+    /// The entry of a key. Every doubt is `None`. With [`Wait::Never`] nothing is read that is not in the page cache.
+    pub fn get(&self, key: &[u8], wait: Wait) -> Result<Option<Entry>, WouldBlock> {
+        let shared = &self.shared;
+        let hash = shared.index.hash(key);
+        for _ in 0..MOVES_MAX {
+            let Some(slot) = shared.index.get_used(hash) else {
+                return Ok(None);
+            };
+            // Between the two look-ups reclaim may have moved the entry.
+            let Some(segment) = shared.segment(slot.place.segment) else {
+                continue;
+            };
+            return match shared.open_entry(segment, &slot, key, wait) {
+                Ok(entry) => Ok(Some(entry)),
+                Err(Doubt::WouldBlock) => Err(WouldBlock),
+                Err(Doubt::OtherKey) => Ok(None),
+                Err(Doubt::Unverified) => {
+                    shared.lose(&slot);
+                    Ok(None)
+                }
+                Err(Doubt::Disk(error)) => {
+                    shared.disk_failed("read", &error);
+                    Ok(None)
+                }
+            };
+        }
+        Ok(None)
+    }
+}
+
+impl Shared {
+    fn open_entry(
+        self: &Arc<Self>,
+        segment: Arc<Segment>,
+        slot: &Slot,
+        key: &[u8],
+        wait: Wait,
+    ) -> Result<Entry, Doubt> {
+        let head = read_head(&segment, slot, wait)?;
+        if head.key() != key {
+            return Err(Doubt::OtherKey);
+        }
+        let header = head.header;
+        let metadata = head.metadata_range();
+        let body_start = header.body_start() as usize;
+        let (metadata, body) = if header.body_bytes <= WHOLE_BYTES_MAX {
+            let record = Bytes::from(whole_record(&segment, slot, head, wait)?);
+            let body = record.slice(body_start..body_start + header.body_bytes as usize);
+            if crc32c::crc32c(&body) != header.body_crc && !self.has_bug(Bug::SkipBlockChecksums) {
+                return Err(Doubt::Unverified);
+            }
+            (record.slice(metadata), Body::Whole(body))
+        } else {
+            let metadata = Bytes::copy_from_slice(&head.buffer[metadata]);
+            (
+                metadata,
+                Body::Stream(Reader::new(Arc::clone(self), segment, *slot, header)),
+            )
+        };
+        Ok(Entry {
+            metadata,
+            writer: header.writer,
+            written_at_ms: header.written_at_ms,
+            size: header.body_bytes,
+            body,
+        })
+    }
+}
+
+/// The rest of a record whose body comes whole: usually read with its head already.
+fn whole_record(segment: &Segment, slot: &Slot, head: Head, wait: Wait) -> Result<Vec<u8>, Doubt> {
+    let end = (head.header.body_start() + head.header.body_bytes) as usize;
+    let mut record = head.buffer;
+    let read = record.len();
+    if read < end {
+        record.resize(end, 0);
+        let offset = slot.place.offset() + read as u64;
+        read_exact_at(&*segment.file, &mut record[read..], offset, wait)?;
+    }
+    Ok(record)
+}
+
+/// A streamed body. It keeps its segment's bytes readable, whatever happens to the entry.
+pub struct Reader {
+    shared: Arc<Shared>,
+    segment: Arc<Segment>,
+    slot: Slot,
+    header: RecordHeader,
+    /// Bytes of the body handed out.
+    position: u64,
+    /// Block checksums from block `table_start` on.
+    table: Vec<u8>,
+    table_start: u64,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("place", &self.slot.place)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reader {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        segment: Arc<Segment>,
+        slot: Slot,
+        header: RecordHeader,
+    ) -> Self {
+        Self {
+            shared,
+            segment,
+            slot,
+            header,
+            position: 0,
+            table: Vec::new(),
+            table_start: 0,
+        }
+    }
+
+    /// The next piece, at most [`PIECE_BYTES_MAX`] bytes, verified. `None` is the clean end.
+    pub fn next(&mut self, wait: Wait) -> Result<Option<Bytes>, ReadError> {
+        if self.position == self.header.body_bytes {
+            return Ok(None);
+        }
+        match self.read_piece(wait) {
+            Ok(piece) => {
+                self.position += piece.len() as u64;
+                Ok(Some(Bytes::from(piece)))
+            }
+            Err(Doubt::WouldBlock) => Err(ReadError::WouldBlock),
+            Err(Doubt::Unverified | Doubt::OtherKey) => {
+                self.shared.lose(&self.slot);
+                Err(ReadError::Lost)
+            }
+            Err(Doubt::Disk(error)) => {
+                self.shared.disk_failed("read", &error);
+                Err(ReadError::Lost)
+            }
+        }
+    }
+
+    /// Reads whole blocks from `position` on and verifies each.
+    fn read_piece(&mut self, wait: Wait) -> Result<Vec<u8>, Doubt> {
+        let bytes = PIECE_BYTES_MAX.min(self.header.body_bytes - self.position);
+        let body_start = self.slot.place.offset() + self.header.body_start();
+        let mut piece = vec![0; bytes as usize];
+        read_exact_at(
+            &*self.segment.file,
+            &mut piece,
+            body_start + self.position,
+            wait,
+        )?;
+        if self.header.table_bytes() == 0 {
+            return self
+                .check(crc32c::crc32c(&piece), self.header.body_crc)
+                .map(|()| piece);
+        }
+        let first = self.position / BLOCK_BYTES;
+        self.load_table(first, wait)?;
+        for (number, block) in (first..).zip(piece.chunks(BLOCK_BYTES as usize)) {
+            let at = ((number - self.table_start) * 4) as usize;
+            let expected = self.table[at..at + 4].try_into().expect("four bytes");
+            self.check(crc32c::crc32c(block), u32::from_le_bytes(expected))?;
+        }
+        Ok(piece)
+    }
+
+    fn check(&self, found: u32, expected: u32) -> Result<(), Doubt> {
+        if found == expected || self.shared.has_bug(Bug::SkipBlockChecksums) {
+            Ok(())
+        } else {
+            Err(Doubt::Unverified)
+        }
+    }
+
+    /// Makes the checksums of a piece's blocks, from `first` on, available.
+    fn load_table(&mut self, first: u64, wait: Wait) -> Result<(), Doubt> {
+        let loaded = self.table_start..self.table_start + self.table.len() as u64 / 4;
+        if loaded.contains(&first) {
+            return Ok(());
+        }
+        let blocks = self.header.table_bytes() / 4;
+        let count = TABLE_BLOCKS.min(blocks - first);
+        let mut table = vec![0; (count * 4) as usize];
+        let table_start = self.header.body_start() + self.header.body_bytes;
+        let offset = self.slot.place.offset() + table_start + first * 4;
+        read_exact_at(&*self.segment.file, &mut table, offset, wait)?;
+        self.table = table;
+        self.table_start = first;
+        Ok(())
+    }
+}
+
+// A piece never straddles two loads of the table.
+const _: () = assert!(TABLE_BLOCKS.is_multiple_of(PIECE_BYTES_MAX / BLOCK_BYTES));

@@ -1,0 +1,230 @@
+//! Going through all entries: statistics, purge, verification.
+//!
+//! All three walk the index a shard at a time, in the order of places on disk, and read each entry's
+//! record. They see every entry that exists throughout; of those that come and go meanwhile, some.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::disk::Wait;
+use crate::format::{RecordHeader, Slot};
+use crate::pool::{Bug, Pool, Shared, StoreError};
+use crate::read::{Doubt, Head, ReadError, Reader, read_head};
+use crate::segment::Segment;
+
+/// What an entry's record says of it.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordHead<'a> {
+    /// The full key.
+    pub key: &'a [u8],
+    /// The writer's metadata.
+    pub metadata: &'a [u8],
+    /// Who wrote it.
+    pub writer: u64,
+    /// When it was written, Unix milliseconds.
+    pub written_at_ms: u64,
+    /// Bytes of the body.
+    pub size: u64,
+}
+
+impl<'a> RecordHead<'a> {
+    fn of(head: &'a Head) -> Self {
+        let RecordHeader {
+            writer,
+            written_at_ms,
+            body_bytes: size,
+            ..
+        } = head.header;
+        Self {
+            key: head.key(),
+            metadata: head.metadata(),
+            writer,
+            written_at_ms,
+            size,
+        }
+    }
+}
+
+/// What a purge removed, or would remove.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+}
+
+/// What a verification read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Entries that are what was written.
+    pub entries: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// Entries that are not; they are misses now.
+    pub corrupt: u64,
+}
+
+impl Pool {
+    /// Shows every entry's head to `visit`, until it returns false.
+    pub fn scan(&self, visit: &mut dyn FnMut(&RecordHead<'_>) -> bool) {
+        self.shared.survey(
+            &mut |_, _, head| visit(&RecordHead::of(head)),
+            &mut |_, _| true,
+        );
+    }
+
+    /// Removes the entries that `choose` picks; `dry_run` only counts them. When it returns they are gone for good,
+    /// also after a power cut. `progress` is told entries done and in all, and stops the purge by returning false.
+    pub fn purge(
+        &self,
+        dry_run: bool,
+        choose: &mut dyn FnMut(&RecordHead<'_>) -> bool,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) -> Result<Purged, StoreError> {
+        let shared = &self.shared;
+        let mut purged = Purged::default();
+        let mut failed: Option<io::Error> = None;
+        shared.survey(
+            &mut |slot, _, head| {
+                if choose(&RecordHead::of(head)) {
+                    if !dry_run && let Err(error) = shared.remove_entry(slot) {
+                        failed = Some(error);
+                        return false;
+                    }
+                    purged.entries += 1;
+                    purged.bytes += head.header.body_bytes;
+                }
+                true
+            },
+            progress,
+        );
+        if !dry_run {
+            shared.make_removals_durable()?;
+        }
+        failed.map_or(Ok(purged), |error| Err(error.into()))
+    }
+
+    /// Removes the entry of one key, for good. Whether there was one.
+    pub fn remove(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let shared = &self.shared;
+        let removed = match shared.index.peek(shared.index.hash(key)) {
+            Some(slot) => shared.remove_entry(&slot)?,
+            None => false,
+        };
+        shared.make_removals_durable()?;
+        Ok(removed)
+    }
+
+    /// Reads every entry and compares it with its checksums. `progress` as in [`Pool::purge`].
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64) -> bool) -> Verified {
+        let shared = &self.shared;
+        let mut verified = Verified::default();
+        let corrupt_before = self.usage().corrupt_entries;
+        shared.survey(
+            &mut |slot, segment, head| {
+                if shared.body_verifies(segment, slot, &head.header) {
+                    verified.entries += 1;
+                    verified.bytes += head.header.body_bytes;
+                }
+                true
+            },
+            progress,
+        );
+        verified.corrupt = self.usage().corrupt_entries - corrupt_before;
+        verified
+    }
+}
+
+impl Shared {
+    /// Shows every entry to `visit`. Entries whose head does not verify are lost on the way.
+    fn survey(
+        self: &Arc<Self>,
+        visit: &mut dyn FnMut(&Slot, &Arc<Segment>, &Head) -> bool,
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) {
+        let total = self.index.len();
+        let mut done = 0;
+        let mut slots = Vec::new();
+        for shard in 0..self.index.shard_count() {
+            slots.clear();
+            self.index.copy_shard(shard, &mut slots);
+            slots.sort_unstable_by_key(|slot| slot.place);
+            for slot in &slots {
+                if !self.survey_one(*slot, visit) {
+                    return;
+                }
+            }
+            done += slots.len() as u64;
+            if !progress(done, total.max(done)) {
+                return;
+            }
+        }
+    }
+
+    fn survey_one(
+        self: &Arc<Self>,
+        mut slot: Slot,
+        visit: &mut dyn FnMut(&Slot, &Arc<Segment>, &Head) -> bool,
+    ) -> bool {
+        loop {
+            let moved = match self.segment(slot.place.segment) {
+                None => true,
+                Some(segment) => match read_head(&segment, &slot, Wait::Allowed) {
+                    Ok(head) => return visit(&slot, &segment, &head),
+                    Err(Doubt::Disk(error)) => {
+                        self.disk_failed("read", &error);
+                        return true;
+                    }
+                    Err(_) => {
+                        self.lose(&slot);
+                        false
+                    }
+                },
+            };
+            // An entry that reclaim moved meanwhile is visited where it is now.
+            match self.index.peek(slot.hash) {
+                Some(now) if moved && now.place != slot.place => slot = now,
+                _ => return true,
+            }
+        }
+    }
+
+    /// Whether the body is what its checksums say; if not, the entry is lost.
+    pub(crate) fn body_verifies(
+        self: &Arc<Self>,
+        segment: &Arc<Segment>,
+        slot: &Slot,
+        header: &RecordHeader,
+    ) -> bool {
+        let mut reader = Reader::new(Arc::clone(self), Arc::clone(segment), *slot, *header);
+        loop {
+            match reader.next(Wait::Allowed) {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(ReadError::Lost | ReadError::WouldBlock) => return false,
+            }
+        }
+    }
+
+    /// After this neither what was buried nor what was evicted before can come back.
+    fn make_removals_durable(&self) -> io::Result<()> {
+        self.sync.sync()?;
+        self.disk.sync_dir(&self.dir)
+    }
+
+    /// Takes an entry out of the index and marks its record dead, wherever reclaim has moved it.
+    fn remove_entry(self: &Arc<Self>, slot: &Slot) -> io::Result<bool> {
+        let _moving = self.moving.lock();
+        let Some(now) = self.index.peek(slot.hash) else {
+            return Ok(false);
+        };
+        if !self.index.remove(now.hash, now.place) {
+            return Ok(false);
+        }
+        if !self.has_bug(Bug::ForgetToBury) {
+            self.bury(now.hash, now.place)?;
+        }
+        Ok(true)
+    }
+}
