@@ -28,7 +28,8 @@ impl Shared {
         let mut current = self.checkpoint_claim.lock();
         let began_ms = self.clock.now_ms();
         // Taken before the sync: what lands in between is durable or in the log behind.
-        let segments: Vec<_> = self.segments.read().values().cloned().collect();
+        let mut segments: Vec<_> = self.segments.read().values().cloned().collect();
+        segments.sort_unstable_by_key(|segment| segment.id());
         let covered: Vec<_> = segments
             .iter()
             .map(|segment| (segment.id(), segment.covered()))

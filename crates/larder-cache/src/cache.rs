@@ -1,0 +1,311 @@
+//! The cache: get and put over grants.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
+use larder_model::{Dialect, EntryKey, ReadGrant, WorkspaceName, WriteGrant, WriterId};
+use larder_store::{Begin, Entry, Pool, Wait};
+use tokio::sync::Semaphore;
+
+use crate::body::HitBody;
+use crate::control::CONTROL_JOB_COUNT_MAX;
+use crate::key::StorageKey;
+use crate::lanes::{COLD_READ_WAIT_MAX, Lane, Lanes, UPLOAD_WAIT_MAX, permits};
+use crate::metrics::{CacheCollector, CacheMetrics, KindSeries};
+use crate::pool::{PoolHandle, PoolPair};
+use crate::upload::{COLLECTED_BYTES_MAX, Draft, PutRefusal, PutStart, Sink, Upload};
+
+/// The most bytes of an entry where nobody said otherwise: far above any task's output that is
+/// worth caching, and far below what would empty a pool.
+pub const ENTRY_BYTES_MAX_DEFAULT: u64 = 2 << 30;
+
+/// Limits an operator sets; can be replaced while the cache is in use.
+#[derive(Debug, Clone)]
+pub struct CacheLimits {
+    /// The most bytes of an entry.
+    pub entry_bytes_max: u64,
+    /// The same for workspaces that have a limit of their own.
+    pub workspace_entry_bytes_max: HashMap<WorkspaceName, u64>,
+}
+
+impl Default for CacheLimits {
+    fn default() -> Self {
+        Self {
+            entry_bytes_max: ENTRY_BYTES_MAX_DEFAULT,
+            workspace_entry_bytes_max: HashMap::new(),
+        }
+    }
+}
+
+/// An entry that was found.
+pub struct Hit {
+    /// The length of the body.
+    pub size: u64,
+    /// When the entry was stored, in unix milliseconds.
+    pub written_at_ms: u64,
+    /// Who stored it.
+    pub writer: WriterId,
+    /// What the protocol stored with it.
+    pub metadata: Bytes,
+    /// The bytes.
+    pub body: HitBody,
+}
+
+/// Entries in pools, behind grants.
+#[derive(Debug)]
+pub struct Cache {
+    shared: PoolPair,
+    own: HashMap<WorkspaceName, PoolPair>,
+    limits: ArcSwap<CacheLimits>,
+    metrics: CacheMetrics,
+    lanes: Lanes,
+    pub(crate) control_jobs: Arc<Semaphore>,
+}
+
+impl Cache {
+    /// A cache over the pools that workspaces share and those that some have for themselves.
+    pub fn new(
+        shared: PoolPair,
+        own: HashMap<WorkspaceName, PoolPair>,
+        limits: CacheLimits,
+        metrics: CacheMetrics,
+    ) -> Self {
+        let limits = ArcSwap::from_pointee(limits);
+        let control_jobs = Arc::new(Semaphore::new(CONTROL_JOB_COUNT_MAX));
+        Self {
+            shared,
+            own,
+            limits,
+            metrics,
+            lanes: Lanes::new(),
+            control_jobs,
+        }
+    }
+
+    /// Puts other limits in force for everything that begins from now on.
+    pub fn set_limits(&self, limits: CacheLimits) {
+        self.limits.store(Arc::new(limits));
+    }
+
+    /// The most bytes of an entry in this workspace.
+    pub fn entry_bytes_max(&self, workspace: &WorkspaceName) -> u64 {
+        let limits = self.limits.load();
+        let own = limits.workspace_entry_bytes_max.get(workspace);
+        own.copied().unwrap_or(limits.entry_bytes_max)
+    }
+
+    /// The cache's counters.
+    pub fn metrics(&self) -> &CacheMetrics {
+        &self.metrics
+    }
+
+    /// Everything the cache and its pools count, to be registered once.
+    pub fn collector(&self) -> CacheCollector {
+        let pools = self
+            .pools()
+            .into_iter()
+            .map(|pool| (pool.name, pool.handle.clone()));
+        CacheCollector {
+            metrics: self.metrics.clone(),
+            pools: pools.collect(),
+        }
+    }
+
+    /// Finds an entry: in `trusted` first, then in the caller's own scope (R2). Every doubt is a miss.
+    pub async fn get(&self, grant: &ReadGrant, dialect: Dialect, key: &EntryKey) -> Option<Hit> {
+        let started = Instant::now();
+        let lane = self.lanes.of(grant.kind());
+        let series = self
+            .metrics
+            .series(dialect, grant.workspace(), grant.kind());
+        let Some(entry) = self.find(grant, dialect, key, lane).await else {
+            series.miss(started.elapsed());
+            return None;
+        };
+        series.hit(started.elapsed());
+        Some(Hit {
+            size: entry.size,
+            written_at_ms: entry.written_at_ms,
+            writer: WriterId(entry.writer),
+            metadata: entry.metadata,
+            body: HitBody::new(entry.body, entry.size, lane.clone(), series),
+        })
+    }
+
+    async fn find(
+        &self,
+        grant: &ReadGrant,
+        dialect: Dialect,
+        key: &EntryKey,
+        lane: &Lane,
+    ) -> Option<Entry> {
+        let pair = self.pair(grant.workspace());
+        for scope in grant.path().scopes() {
+            let pool = pair.of(&scope).wait().await?;
+            // The key lives on the stack and must not be held across an await.
+            let warm = {
+                let key = StorageKey::encode(grant.workspace(), &scope, dialect, key);
+                pool.get(key.as_bytes(), Wait::Never)
+            };
+            let entry = if let Ok(entry) = warm {
+                entry
+            } else {
+                let key = StorageKey::encode(grant.workspace(), &scope, dialect, key)
+                    .as_bytes()
+                    .into();
+                read_cold(pool.clone(), key, lane).await?
+            };
+            if entry.is_some() {
+                return entry;
+            }
+        }
+        None
+    }
+
+    /// Begins to store an entry of `size` bytes; `None` is a size that the writer does not know.
+    pub async fn put(
+        &self,
+        grant: &WriteGrant,
+        dialect: Dialect,
+        key: &EntryKey,
+        size: Option<u64>,
+        metadata: Bytes,
+    ) -> Result<PutStart, PutRefusal> {
+        let series = self
+            .metrics
+            .series(dialect, grant.workspace(), grant.kind());
+        let start = self
+            .begin(grant, dialect, key, size, metadata, &series)
+            .await;
+        match &start {
+            Ok(PutStart::Upload(_)) => {}
+            Ok(PutStart::Exists) => series.exists(),
+            Err(refusal) => series.refused(*refusal),
+        }
+        start
+    }
+
+    async fn begin(
+        &self,
+        grant: &WriteGrant,
+        dialect: Dialect,
+        key: &EntryKey,
+        size: Option<u64>,
+        metadata: Bytes,
+        series: &Arc<KindSeries>,
+    ) -> Result<PutStart, PutRefusal> {
+        let started = Instant::now();
+        if self.visible(grant.visible(), dialect, key).await? {
+            return Ok(PutStart::Exists);
+        }
+        let limit = self.entry_bytes_max(grant.workspace());
+        if size.is_some_and(|size| size > limit) {
+            return Err(PutRefusal::TooLarge { limit });
+        }
+        let handle = self.pair(grant.workspace()).of(grant.scope());
+        let pool = handle.wait().await.ok_or(PutRefusal::Unavailable)?;
+        let lane = self.lanes.of(grant.kind());
+        let draft = || Draft {
+            key: StorageKey::encode(grant.workspace(), grant.scope(), dialect, key),
+            metadata,
+            writer: grant.writer().0,
+        };
+        let sink = match size {
+            Some(declared) if declared <= COLLECTED_BYTES_MAX => {
+                let memory = permits(&lane.upload_memory, declared as u32, UPLOAD_WAIT_MAX).await;
+                Sink::Collected {
+                    draft: Box::new(draft()),
+                    pool: pool.clone(),
+                    declared,
+                    bytes: BytesMut::with_capacity(declared as usize),
+                    memory: memory.ok_or(PutRefusal::Busy)?,
+                }
+            }
+            Some(_) | None => match pool.begin(&draft().record(), size) {
+                Ok(Begin::Upload(upload)) => Sink::Streamed(upload),
+                Ok(Begin::Exists) => return Ok(PutStart::Exists),
+                Err(error) => return Err(PutRefusal::of(&error)),
+            },
+        };
+        Ok(PutStart::Upload(Upload {
+            sink,
+            received: 0,
+            limit,
+            durability: pool.durability(),
+            lane: lane.clone(),
+            series: series.clone(),
+            started,
+        }))
+    }
+
+    /// Whether the holder of `grant` can see an entry under `key` (R5).
+    async fn visible(
+        &self,
+        grant: &ReadGrant,
+        dialect: Dialect,
+        key: &EntryKey,
+    ) -> Result<bool, PutRefusal> {
+        let pair = self.pair(grant.workspace());
+        for scope in grant.path().scopes() {
+            let pool = pair
+                .of(&scope)
+                .wait()
+                .await
+                .ok_or(PutRefusal::Unavailable)?;
+            let key = StorageKey::encode(grant.workspace(), &scope, dialect, key);
+            if pool.contains(key.as_bytes()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn pair(&self, workspace: &WorkspaceName) -> &PoolPair {
+        self.own.get(workspace).unwrap_or(&self.shared)
+    }
+
+    /// Every pool once, with the name it has in metrics and reports.
+    pub(crate) fn pools(&self) -> Vec<NamedPool<'_>> {
+        let shared = std::iter::once((None, &self.shared));
+        let own = self
+            .own
+            .iter()
+            .map(|(workspace, pair)| (Some(workspace), pair));
+        let mut pools: Vec<NamedPool<'_>> = Vec::new();
+        for (owner, pair) in shared.chain(own) {
+            for (part, handle) in [("trusted", &pair.trusted), ("untrusted", &pair.untrusted)] {
+                if pools.iter().all(|pool| !pool.handle.same(handle)) {
+                    let prefix = owner.map_or("shared", WorkspaceName::as_str);
+                    pools.push(NamedPool {
+                        name: format!("{prefix}/{part}"),
+                        owner,
+                        handle,
+                    });
+                }
+            }
+        }
+        pools
+    }
+}
+
+/// A pool and whose it is.
+pub(crate) struct NamedPool<'a> {
+    pub name: String,
+    /// The only workspace whose entries live in it; `None`: many workspaces share it.
+    pub owner: Option<&'a WorkspaceName>,
+    pub handle: &'a PoolHandle,
+}
+
+/// Reads where it may block. `None`: no turn at the disk came in time.
+async fn read_cold(pool: Pool, key: Box<[u8]>, lane: &Lane) -> Option<Option<Entry>> {
+    let turn = permits(&lane.cold_reads, 1, COLD_READ_WAIT_MAX).await?;
+    let read = tokio::task::spawn_blocking(move || {
+        let entry = pool.get(&key, Wait::Allowed);
+        drop(turn);
+        entry
+    });
+    read.await.ok()?.ok()
+}

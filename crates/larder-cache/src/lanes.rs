@@ -1,0 +1,97 @@
+//! Lanes: limits that trusted and other callers do not share.
+//!
+//! Work that can block a thread runs on the runtime's blocking threads, and bodies that are small
+//! are collected in memory. Both are bounded, and a bound that everybody shared would let an
+//! untrusted caller hold up trunk. So each limit exists once per lane, and each wait for one ends.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder_model::AccessKind;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How many reads may block on the disk at once, in both lanes together: enough to keep an SSD
+/// busy, and far fewer than the runtime has blocking threads.
+pub(crate) const COLD_READ_COUNT_MAX: usize = 64;
+
+/// How long a read may wait for its turn at the disk before it is a miss.
+pub(crate) const COLD_READ_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long the next piece of a body that is already being sent may wait for its turn at the disk.
+/// Much longer than for a first read: a miss is harmless, an answer broken off is not.
+pub(crate) const COLD_PIECE_WAIT_MAX: Duration = Duration::from_mins(2);
+
+/// How many writes may wait for the disk to be synced at once, in both lanes together. They share
+/// one sync, so more of them cost little and make each sync worth more.
+pub(crate) const SYNCED_WRITE_COUNT_MAX: usize = 256;
+
+/// The most bytes of unfinished small uploads held in memory, in each lane.
+pub(crate) const UPLOAD_MEMORY_BYTES_MAX: usize = 64 << 20;
+
+/// How long an upload may wait for memory or for its turn to be synced before it is refused.
+pub(crate) const UPLOAD_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// The limits of one lane.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub cold_reads: Arc<Semaphore>,
+    pub synced_writes: Arc<Semaphore>,
+    pub upload_memory: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new() -> Self {
+        Self {
+            cold_reads: Arc::new(Semaphore::new(COLD_READ_COUNT_MAX / 2)),
+            synced_writes: Arc::new(Semaphore::new(SYNCED_WRITE_COUNT_MAX / 2)),
+            upload_memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_BYTES_MAX)),
+        }
+    }
+}
+
+/// The two lanes.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    trusted: Arc<Lane>,
+    other: Arc<Lane>,
+}
+
+impl Lanes {
+    pub(crate) fn new() -> Self {
+        Self {
+            trusted: Arc::new(Lane::new()),
+            other: Arc::new(Lane::new()),
+        }
+    }
+
+    /// The lane of this kind of caller: trunk's CI has one for itself.
+    pub(crate) fn of(&self, kind: AccessKind) -> &Arc<Lane> {
+        match kind {
+            AccessKind::Trusted => &self.trusted,
+            AccessKind::Anonymous
+            | AccessKind::Isolated
+            | AccessKind::Reader
+            | AccessKind::Admin => &self.other,
+        }
+    }
+}
+
+/// Waits at most `wait_max` for `count` permits. `None`: it took too long.
+pub(crate) async fn permits(
+    semaphore: &Arc<Semaphore>,
+    count: u32,
+    wait_max: Duration,
+) -> Option<OwnedSemaphorePermit> {
+    if let Ok(permit) = Arc::clone(semaphore).try_acquire_many_owned(count) {
+        return Some(permit);
+    }
+    within(wait_max, Arc::clone(semaphore).acquire_many_owned(count))
+        .await?
+        .ok()
+}
+
+/// The future's answer, or `None` after `wait_max`.
+pub(crate) async fn within<F: Future>(wait_max: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(wait_max, future).await.ok()
+}

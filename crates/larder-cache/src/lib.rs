@@ -1,0 +1,39 @@
+//! The one thing a protocol may call: get, put and purge over grants.
+//!
+//! Between the protocols, which know clients, and the store, which knows bytes, this crate keeps
+//! the law of scopes: where an entry lives, which entries a reader sees, what a write conflicts
+//! with. Nothing here can be called without a grant, and only `larder_model::Policy` makes grants.
+//!
+//! Always true:
+//! - Workspace, scope and dialect are part of every storage key ([`StorageKey`]), so an entry can
+//!   be found under no other name.
+//! - Trusted and untrusted entries live in different pools, and every limit that callers compete
+//!   for (memory, threads) is counted apart for the two, so untrusted callers cannot slow trusted ones.
+//! - A read asks `trusted` first, then the caller's own scope (R2). A write conflicts only with
+//!   what its writer can see (R5) and waits for no other upload.
+//! - Doubt is a miss, or "not stored" (R6): a pool that is loading too long or broken, a full
+//!   queue, bytes that do not verify.
+//!
+//! It knows no protocol, opens no files and reads no configuration.
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod cache;
+mod control;
+mod key;
+mod lanes;
+mod metrics;
+mod pool;
+mod upload;
+
+pub use body::{BodyLost, HitBody};
+pub use cache::{Cache, CacheLimits, ENTRY_BYTES_MAX_DEFAULT, Hit};
+pub use control::{
+    ControlError, PoolReport, Purge, PurgeFilter, Purged, STATS_ROW_COUNT_MAX, Stats, StatsRow,
+    Verified,
+};
+pub use key::{DecodedKey, StorageKey};
+pub use metrics::{Action, CacheCollector, CacheMetrics, WORKSPACE_LABEL_COUNT_MAX};
+pub use pool::{LOAD_WAIT_MAX, PoolHandle, PoolPair, PoolState};
+pub use upload::{PutRefusal, PutStart, Stored, Upload};
