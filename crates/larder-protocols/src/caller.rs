@@ -1,0 +1,74 @@
+//! From a request to a caller: who asks, and about which workspace.
+
+use std::collections::HashMap;
+
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use larder_auth::{Authenticator, BadCredential, Credential};
+use larder_model::{Caller, WorkspaceName};
+
+/// The workspaces of this server, and which of them anyone may read.
+#[derive(Debug, Clone, Default)]
+pub struct WorkspaceTable {
+    public: HashMap<WorkspaceName, bool>,
+}
+
+impl WorkspaceTable {
+    /// The table of these workspaces; `true` declares one public: readable without a credential.
+    pub fn new(workspaces: impl IntoIterator<Item = (WorkspaceName, bool)>) -> Self {
+        Self {
+            public: workspaces.into_iter().collect(),
+        }
+    }
+
+    /// A workspace that nobody knows is answered like one that is not public: no oracle.
+    fn is_public(&self, workspace: &WorkspaceName) -> bool {
+        self.public.get(workspace).copied().unwrap_or(false)
+    }
+}
+
+/// The workspace of a request that names none and comes with no credential.
+pub fn default_workspace() -> WorkspaceName {
+    "default".parse().expect("a valid name")
+}
+
+/// Why a request has no caller.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoCaller {
+    /// The credential is bad: loud, in the client's own language.
+    BadCredential(BadCredential),
+    /// A good credential, but the URL names another workspace than the credential's: a soft refusal.
+    OtherWorkspace,
+}
+
+/// Who sent these headers. `named` is the workspace in the URL, if there is one: it says what an
+/// anonymous caller asks about, and must agree with a credential.
+pub(crate) fn resolve(
+    authenticator: &Authenticator,
+    workspaces: &WorkspaceTable,
+    default: &WorkspaceName,
+    headers: &HeaderMap,
+    named: Option<&WorkspaceName>,
+    now_ms: u64,
+) -> Result<Caller, NoCaller> {
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    let authorization = sent.next().map(http::HeaderValue::as_bytes);
+    // With two credentials a proxy and this server could each believe another one.
+    if sent.next().is_some() {
+        return Err(NoCaller::BadCredential(BadCredential::Unreadable));
+    }
+    match authenticator
+        .authenticate(authorization, now_ms)
+        .map_err(NoCaller::BadCredential)?
+    {
+        Credential::Absent => {
+            let workspace = named.unwrap_or(default).clone();
+            let public = workspaces.is_public(&workspace);
+            Ok(Caller::Anonymous { workspace, public })
+        }
+        Credential::Known(principal) => match named {
+            Some(named) if named != principal.workspace() => Err(NoCaller::OtherWorkspace),
+            Some(_) | None => Ok(Caller::Known(principal)),
+        },
+    }
+}

@@ -1,0 +1,42 @@
+//! Thin adapters from wire protocols to the cache.
+//!
+//! [`Gateway`] is the one entry point: it takes a request from whatever listener the program has
+//! and answers it. Inside, each protocol is a folder of the same three files: `routes` (what is
+//! asked and what to do), `wire` (the bytes of paths and messages), `status` (every outcome to
+//! this protocol's status, by name).
+//!
+//! - `nx/`: the cache of Nx, `/v1/cache/{hash}`, as its real clients behave.
+//! - `control/`: purge, stats and verify under `/v1/control/`, as JSON.
+//!
+//! A program serves with hyper roughly like this, for each connection:
+//!
+//! ```text
+//! let gateway = Arc::new(Gateway::new(cache, authenticator, workspaces, BodyLimits::default()));
+//! service_fn(move |request| {
+//!     let gateway = gateway.clone();
+//!     async move { Ok::<_, Infallible>(gateway.handle(request, Origin::Tcp).await) }
+//! })
+//! ```
+//!
+//! Always true:
+//! - A path, a header or a message from outside becomes types of `larder_model` here, or goes no further.
+//! - Every outcome below is mapped by name, and a failure inside is the client's mildest answer.
+//! - A body is read with progress limits and answered only once it is read, or the connection dies.
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod caller;
+pub mod control;
+mod gateway;
+mod intake;
+mod nx;
+mod unwind;
+
+pub use body::Body;
+pub use caller::{WorkspaceTable, default_workspace};
+pub use gateway::{Gateway, Origin};
+pub use intake::BodyLimits;
+
+/// The OpenAPI 3.0 document of everything a Larder server answers, as JSON.
+pub const OPENAPI_JSON: &str = include_str!("../openapi.json");

@@ -1,0 +1,151 @@
+//! Every outcome of an Nx request as the status its clients take well.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use larder_auth::BadCredential;
+use larder_cache::{Hit, PutRefusal, Stored};
+use larder_model::Refusal;
+
+use crate::body::Body;
+use crate::intake::Interrupted;
+
+/// How a `GET` or `HEAD` ends.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for a moment, and a box would cost more"
+)]
+pub(super) enum Lookup {
+    Hit(Hit),
+    /// No such entry, no permission to see it, or trouble: all the same to the client.
+    Miss,
+    BadCredential(BadCredential),
+}
+
+/// How a `PUT` ends.
+pub(super) enum Store {
+    Done(Stored),
+    BadCredential(BadCredential),
+    Refused(NotStored),
+}
+
+/// Why nothing was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotStored {
+    /// The path names no entry that could exist.
+    #[error("this server URL or task hash names no entry")]
+    NoEntry,
+    /// The credential belongs to another workspace than the URL names.
+    #[error("this credential belongs to another workspace than the URL names")]
+    OtherWorkspace,
+    /// Policy gave no grant.
+    #[error(transparent)]
+    Policy(Refusal),
+    /// An empty body is no archive. Stored, it would fail every later run that gets it.
+    #[error("an empty body is no task output")]
+    Empty,
+    /// The cache did not take it.
+    #[error(transparent)]
+    Cache(PutRefusal),
+    /// The body did not arrive; whoever sent it is most likely gone.
+    #[error("the body did not arrive")]
+    Interrupted(Interrupted),
+    /// A defect in this server.
+    #[error("the cache is not available")]
+    Failed,
+}
+
+impl NotStored {
+    /// The reason's name in metrics and logs.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::NoEntry => "no_entry",
+            Self::OtherWorkspace => "other_workspace",
+            Self::Policy(refusal) => refusal_reason(refusal),
+            Self::Empty => "empty",
+            Self::Cache(refusal) => refusal.reason(),
+            Self::Interrupted(Interrupted::Broken) => "interrupted",
+            Self::Interrupted(Interrupted::Stalled) => "stalled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The name of policy's refusal in metrics and logs.
+pub(super) fn refusal_reason(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Anonymous => "anonymous",
+        Refusal::ReadOnly => "read_only",
+        Refusal::ControlPlaneOnly => "control_plane_only",
+        Refusal::NotAdmin => "not_admin",
+        Refusal::LabelNeedsIsolated => "label_needs_isolated",
+        Refusal::TooDeep => "too_deep",
+    }
+}
+
+/// The answer to a `GET`, or to a `HEAD` if `with_body` is false.
+pub(super) fn of_lookup(lookup: Lookup, with_body: bool) -> Response<Body> {
+    match lookup {
+        Lookup::Hit(hit) => {
+            let size = HeaderValue::from(hit.size);
+            let body = if with_body {
+                Body::entry(hit.body)
+            } else {
+                Body::empty()
+            };
+            let mut response = Response::new(body);
+            let headers = response.headers_mut();
+            headers.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/octet-stream"),
+            );
+            headers.insert(CONTENT_LENGTH, size);
+            response
+        }
+        Lookup::Miss => bare(StatusCode::NOT_FOUND),
+        Lookup::BadCredential(bad) => unauthorized(bad),
+    }
+}
+
+/// The answer to a `PUT` whose body has been read.
+pub(super) fn of_store(store: Store) -> Response<Body> {
+    match store {
+        Store::Done(Stored::New) => bare(StatusCode::OK),
+        Store::Done(Stored::Exists) => bare(StatusCode::CONFLICT),
+        Store::BadCredential(bad) => unauthorized(bad),
+        Store::Refused(refused) => line(StatusCode::FORBIDDEN, refused.to_string()),
+    }
+}
+
+/// The answer to any other method.
+pub(super) fn method_not_allowed() -> Response<Body> {
+    let mut response = bare(StatusCode::METHOD_NOT_ALLOWED);
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static("GET, HEAD, PUT"));
+    response
+}
+
+fn unauthorized(bad: BadCredential) -> Response<Body> {
+    let mut response = line(StatusCode::UNAUTHORIZED, bad.to_string());
+    response
+        .headers_mut()
+        .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
+}
+
+fn line(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(Bytes::from(text)));
+    *response.status_mut() = status;
+    // Exactly this: with a charset the client hides the text and blames the server.
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+fn bare(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,320 @@
+//! What an untrusted writer tries, and that no trusted reader ever notices.
+//!
+//! The table is the one of CVE-2025-36852 ("CREEP"): the same hash from a pull request and from
+//! trunk, in every order. The property says the same of everything at once: take all untrusted
+//! operations, or another tenant's, out of a history, and what is left gets the same answers.
+
+use crate::house::{Answer, End, House, Pieces};
+use http::StatusCode;
+use larder_model::Access;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+const K: &str = "/v1/cache/10452039173495807818";
+
+fn house() -> House {
+    let mut house = House::new();
+    house.token("trunk", "acme", Access::Trusted);
+    house.token("release", "acme", Access::Trusted);
+    house.token("laptop", "acme", Access::Reader);
+    house.isolated("pr7", "acme", "pr/7");
+    house.isolated("pr8", "acme", "pr/8");
+    house.token("tenant", "other", Access::Trusted);
+    house.isolated("tenant-pr", "other", "pr/7");
+    house
+}
+
+async fn reads(house: &House, token: &str, expected: Option<&[u8]>) {
+    let answer = house.get(token, K).await;
+    let expected = expected.map_or((404, &b""[..]), |body| (200, body));
+    assert_eq!(answer.brief(), expected, "what {token} reads");
+}
+
+async fn puts(house: &House, token: &str, body: &[u8], expected: u16) {
+    assert_eq!(
+        house.put(token, K, body).await.status.as_u16(),
+        expected,
+        "what {token} puts"
+    );
+}
+
+#[tokio::test]
+async fn a_pull_request_that_writes_first_does_not_feed_trunk() {
+    let house = house();
+    puts(&house, "pr7", b"poison", 200).await;
+    reads(&house, "trunk", None).await;
+    reads(&house, "laptop", None).await;
+    reads(&house, "pr7", Some(b"poison")).await;
+    puts(&house, "trunk", b"trunk", 200).await;
+    reads(&house, "trunk", Some(b"trunk")).await;
+}
+
+#[tokio::test]
+async fn trunks_entry_stands_in_front_of_the_pull_requests_own() {
+    let house = house();
+    puts(&house, "pr7", b"poison", 200).await;
+    puts(&house, "trunk", b"trunk", 200).await;
+    for token in ["trunk", "laptop", "pr7", "pr8"] {
+        reads(&house, token, Some(b"trunk")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pull_request_cannot_write_over_trunk() {
+    let house = house();
+    puts(&house, "trunk", b"trunk", 200).await;
+    puts(&house, "pr7", b"poison", 409).await;
+    assert_eq!(
+        house.pair.untrusted.pool().unwrap().usage().entries,
+        0,
+        "nothing is stored"
+    );
+    for token in ["trunk", "pr7"] {
+        reads(&house, token, Some(b"trunk")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_upload_of_a_pull_request_does_not_hold_trunk_up() {
+    let house = house();
+    let auth = [house.bearer("pr7")];
+    let stalled = Pieces::new(&[b"poi"], Some(100_000), End::Never).0;
+    tokio::select! {
+        biased;
+        _ = house.send("PUT", K, &auth, stalled) => panic!("it stands still"),
+        () = async {
+            puts(&house, "trunk", b"trunk", 200).await;
+            reads(&house, "trunk", Some(b"trunk")).await;
+            reads(&house, "pr7", Some(b"trunk")).await;
+        } => {}
+    }
+}
+
+#[tokio::test]
+async fn pull_requests_do_not_see_each_other() {
+    let house = house();
+    puts(&house, "pr7", b"seven", 200).await;
+    reads(&house, "pr8", None).await;
+    puts(&house, "pr8", b"eight", 200).await;
+    reads(&house, "pr7", Some(b"seven")).await;
+    reads(&house, "pr8", Some(b"eight")).await;
+}
+
+#[tokio::test]
+async fn when_trunk_loses_an_entry_the_pull_requests_does_not_take_its_place() {
+    let house = house();
+    puts(&house, "pr7", b"poison", 200).await;
+    puts(&house, "trunk", b"trunk", 200).await;
+    let grant = larder_model::Policy::admin(&larder_model::Caller::LocalOperator).unwrap();
+    let filter = larder_cache::PurgeFilter {
+        scope: Some(larder_model::Scope::Trusted),
+        ..larder_cache::PurgeFilter::default()
+    };
+    let purge = larder_cache::Purge::Matching(filter);
+    house
+        .cache
+        .purge(&grant, purge, false, |_, _| true)
+        .await
+        .unwrap();
+    reads(&house, "trunk", None).await;
+    reads(&house, "laptop", None).await;
+    reads(&house, "pr7", Some(b"poison")).await;
+    puts(&house, "trunk", b"rebuilt", 200).await;
+    reads(&house, "pr7", Some(b"rebuilt")).await;
+}
+
+#[tokio::test]
+async fn no_spelling_of_a_path_raises_a_pull_request() {
+    let house = house();
+    for prefix in [
+        "/scope/trusted",
+        "/scope/Trusted",
+        "/scope/..",
+        "/scope/../trusted",
+        "/scope/%2e%2e",
+        "/scope/pr",
+        "/w/other",
+        "/w/acme/scope/trusted",
+        "//scope/x",
+        "/scope",
+        "",
+    ] {
+        for hash in [
+            "1",
+            "..%2f..%2ftrusted%2f1",
+            "%00",
+            "1%00",
+            "\u{7f}",
+            "1?scope=trusted",
+        ] {
+            let path = format!("{prefix}/v1/cache/{hash}");
+            if path.parse::<http::Uri>().is_ok() {
+                house.put("pr7", &path, b"poison").await;
+            }
+        }
+    }
+    assert_eq!(house.pair.trusted.pool().unwrap().usage().entries, 0);
+    assert_eq!(
+        house.get("tenant", "/v1/cache/1").await.status,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(
+        house.get("tenant-pr", "/v1/cache/1").await.status,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn a_label_picks_a_scope_below_the_tokens_own_and_no_other() {
+    let house = house();
+    let linux = format!("/scope/linux{K}");
+    assert_eq!(
+        house.put("pr7", &linux, b"linux").await.status,
+        StatusCode::OK
+    );
+    assert_eq!(house.get("pr7", &linux).await.brief(), (200, &b"linux"[..]));
+    reads(&house, "pr7", None).await;
+    assert_eq!(house.get("pr8", &linux).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(
+        house.get("trunk", &linux).await.status,
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
+async fn tenants_share_no_keys() {
+    let house = house();
+    puts(&house, "tenant", b"other", 200).await;
+    reads(&house, "trunk", None).await;
+    puts(&house, "trunk", b"acme", 200).await;
+    reads(&house, "tenant", Some(b"other")).await;
+    reads(&house, "pr7", Some(b"acme")).await;
+    reads(&house, "tenant-pr", Some(b"other")).await;
+}
+
+/// One operation of a history.
+#[derive(Debug, Clone)]
+struct Step {
+    who: &'static str,
+    put: bool,
+    label: bool,
+    key: u8,
+    size: usize,
+    end: End,
+}
+
+const TRUSTED: [&str; 3] = ["trunk", "release", "laptop"];
+const UNTRUSTED: [&str; 2] = ["pr7", "pr8"];
+const TENANT: [&str; 2] = ["tenant", "tenant-pr"];
+
+fn step() -> impl Strategy<Value = Step> {
+    let who: Vec<&str> = [&TRUSTED[..], &UNTRUSTED, &TENANT].concat();
+    let size = prop_oneof![
+        Just(0_usize),
+        1..200_usize,
+        65_530..65_545_usize,
+        Just(200_000)
+    ];
+    let end = prop_oneof![4 => Just(End::Clean), 1 => Just(End::Broken)];
+    (
+        proptest::sample::select(who),
+        any::<bool>(),
+        any::<bool>(),
+        0..3_u8,
+        size,
+        end,
+    )
+        .prop_map(|(who, put, label, key, size, end)| Step {
+            who,
+            put,
+            label,
+            key,
+            size,
+            end,
+        })
+}
+
+impl Step {
+    /// Every write has bytes of its own, so that a reader can tell whose it got.
+    async fn run(&self, index: usize, house: &House) -> Answer {
+        let prefix = if self.label { "/scope/linux" } else { "" };
+        let path = format!("{prefix}/v1/cache/{}", self.key);
+        if !self.put {
+            return house.get(self.who, &path).await;
+        }
+        let body: Vec<u8> = index
+            .to_le_bytes()
+            .into_iter()
+            .cycle()
+            .take(self.size)
+            .collect();
+        let declared = Some(self.size as u64);
+        let body = Pieces::new(&[&body], declared, self.end).0;
+        house
+            .send("PUT", &path, &[house.bearer(self.who)], body)
+            .await
+    }
+}
+
+/// The answers that `watched` get in a history of which `keep` says who takes part.
+async fn observe(steps: &[Step], watched: &[&str], keep: impl Fn(&str) -> bool) -> Vec<Answer> {
+    let house = house();
+    let mut seen = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        if !keep(step.who) {
+            continue;
+        }
+        let answer = step.run(index, &house).await;
+        if watched.contains(&step.who) {
+            seen.push(answer);
+        }
+    }
+    seen
+}
+
+/// Runs random histories with everybody and without `left_out`; `watched` must not see a difference.
+fn check_non_interference(watched: &[&str], left_out: &[&str]) {
+    let seed = std::env::var("LARDER_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) * 0x9e37_79b9);
+    println!("repeat with LARDER_TEST_SEED={seed}");
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config {
+        cases: 48,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let steps = proptest::collection::vec(step(), 1..60);
+    TestRunner::new_with_rng(config, random)
+        .run(&steps, |steps| {
+            runtime.block_on(async {
+                let with = observe(&steps, watched, |_| true).await;
+                let without = observe(&steps, watched, |who| !left_out.contains(&who)).await;
+                prop_assert_eq!(with, without);
+                Ok(())
+            })
+        })
+        .unwrap();
+}
+
+#[test]
+fn nothing_untrusted_changes_any_answer_that_a_trusted_client_gets() {
+    check_non_interference(&TRUSTED, &UNTRUSTED);
+}
+
+#[test]
+fn nothing_a_tenant_does_changes_any_answer_that_another_gets() {
+    check_non_interference(&[&TRUSTED[..], &UNTRUSTED].concat(), &TENANT);
+}
+
+#[test]
+fn nothing_one_pull_request_does_changes_any_answer_that_another_gets() {
+    check_non_interference(&["pr7"], &["pr8"]);
+}
