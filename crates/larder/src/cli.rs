@@ -1,0 +1,296 @@
+//! The command line: what can be asked of the program, and nothing of how it is done.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use larder_model::{Dialect, Scope, UntrustedScope, WorkspaceName};
+
+use crate::config::{Key, parse_duration};
+
+/// A self-hosted remote build cache that no pull request can poison.
+#[derive(Debug, Parser)]
+#[command(
+    name = "larder",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server
+    Serve(ServeArgs),
+    /// Create, list and revoke access tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Create, list and delete workspaces
+    #[command(subcommand)]
+    Workspace(WorkspaceCommand),
+    /// Remove entries
+    Purge(PurgeArgs),
+    /// Show what is stored, by workspace and scope
+    Stats(StatsArgs),
+    /// Read every entry again and compare it with its checksums
+    Verify(VerifyArgs),
+    /// Check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Where the configuration and the data are.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct PlaceArgs {
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "LARDER_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where the server keeps everything [default: larder-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// `larder serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// Where to listen; port 0 picks a free one [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Allow plain HTTP on an address that other machines can reach
+    #[arg(long)]
+    pub(crate) insecure_http: bool,
+}
+
+impl PlaceArgs {
+    /// The flags as values of configuration keys.
+    pub(crate) fn values(&self) -> Vec<(Key, &'static str, String)> {
+        let data_dir = self.data_dir.as_ref();
+        data_dir
+            .map(|dir| {
+                (
+                    Key::StoreDataDir,
+                    "--data-dir",
+                    dir.to_string_lossy().into_owned(),
+                )
+            })
+            .into_iter()
+            .collect()
+    }
+}
+
+impl ServeArgs {
+    /// The flags as values of configuration keys.
+    pub(crate) fn values(&self) -> Vec<(Key, &'static str, String)> {
+        let mut values = self.place.values();
+        if let Some(listen) = self.listen {
+            values.push((Key::HttpListen, "--listen", listen.to_string()));
+        }
+        if self.insecure_http {
+            values.push((Key::HttpInsecureHttp, "--insecure-http", "true".to_owned()));
+        }
+        values
+    }
+}
+
+/// `larder token`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Create a token and print it, and nothing else, on standard output
+    Create(TokenCreateArgs),
+    /// List all tokens; never the tokens themselves, which are kept as hashes only
+    List {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a token; a running server refuses it within a second
+    Revoke {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// The token's id, the token itself, or `-` to read either from standard input, where no
+        /// list of processes shows it
+        #[arg(value_name = "TOKEN_OR_ID")]
+        token: String,
+    },
+}
+
+/// `larder token create`.
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreateArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// The workspace the token is for
+    #[arg(long, value_name = "W", default_value = "default")]
+    pub(crate) workspace: WorkspaceName,
+    /// What the token may do
+    #[arg(long, value_enum)]
+    pub(crate) access: AccessArg,
+    /// The own scope of an isolated token, such as `pr/7` [default: token/ID]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scope: Option<UntrustedScope>,
+    /// A name to recognize the token by
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// When it stops working, counted from now: `90d`, `12h` [default: never]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) expires: Option<Duration>,
+}
+
+/// The kinds of access a token can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AccessArg {
+    /// Reads and writes trusted entries: trunk's CI
+    Trusted,
+    /// Reads trusted entries, writes its own scope: pull requests
+    Isolated,
+    /// Reads trusted entries: laptops
+    Reader,
+    /// The control plane of its workspace; no entries
+    Admin,
+}
+
+/// `larder workspace`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkspaceCommand {
+    /// Create a workspace
+    Create {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// The new workspace's name
+        name: WorkspaceName,
+    },
+    /// List all workspaces
+    List {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a workspace that has no usable tokens; its entries stay until purged or evicted
+    Delete {
+        #[command(flatten)]
+        place: PlaceArgs,
+        /// The workspace's name
+        name: WorkspaceName,
+    },
+}
+
+/// `larder purge`. Filters narrow each other.
+#[derive(Debug, Args)]
+pub(crate) struct PurgeArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// Only this workspace's entries
+    #[arg(long, value_name = "W")]
+    pub(crate) workspace: Option<WorkspaceName>,
+    /// Only entries of exactly this scope: `trusted`, `pr/7`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scope: Option<Scope>,
+    /// Only entries of this dialect
+    #[arg(long, value_parser = parse_dialect)]
+    pub(crate) dialect: Option<Dialect>,
+    /// Only the entry with this key, in every scope
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// Only entries written with the token of this id
+    #[arg(long, value_name = "TOKEN_ID")]
+    pub(crate) writer: Option<u64>,
+    /// Only entries written longer ago than this: `30d`
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub(crate) older_than: Option<Duration>,
+    /// Everything; needed when there is no filter
+    #[arg(long, conflicts_with_all = ["workspace", "scope", "dialect", "key", "writer", "older_than"])]
+    pub(crate) all: bool,
+    /// Say what would be removed and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// `larder stats`.
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `larder verify`.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+}
+
+/// `larder config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Report every problem of the configuration, or what it means on this disk
+    Check {
+        #[command(flatten)]
+        place: PlaceArgs,
+    },
+    /// Print docs/config.md
+    #[command(hide = true)]
+    Docs,
+}
+
+fn parse_dialect(text: &str) -> Result<Dialect, String> {
+    Dialect::from_name(text).ok_or_else(|| {
+        let names: Vec<&str> = Dialect::ALL.iter().map(|dialect| dialect.name()).collect();
+        format!("there is no such dialect; known are {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_names_and_quantities_are_refused_at_the_door() {
+        let refused = [
+            "larder token create --access owner",
+            "larder token create --access isolated --scope trusted",
+            "larder token create --access isolated --scope ../x",
+            "larder token create --access reader --workspace Acme",
+            "larder token create --access reader --expires soon",
+            "larder serve --listen localhost",
+            "larder purge --all --workspace acme",
+            "larder purge --dialect bazel",
+            "larder workspace create UPPER",
+        ];
+        for line in refused {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        for line in [
+            "larder serve",
+            "larder serve --listen [::1]:0 --insecure-http --data-dir d --config c",
+            "larder token create --access isolated --scope pr/7 --expires 90d",
+            "larder token revoke -",
+            "larder purge --scope trusted --older-than 30d --dry-run",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The first reading: text, keys and where each value was written. It knows which keys there
+//! are, and nothing of what their values mean.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{Key, WORKSPACE_SECTION};
+use super::problem::{Origin, Problem, Problems};
+
+/// A value as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum RawValue {
+    Text(String),
+    Integer(String),
+    Boolean(bool),
+    /// A value of a kind that no key takes, by its TOML name.
+    Other(&'static str),
+}
+
+/// A value and where it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Written {
+    pub(crate) value: RawValue,
+    pub(crate) origin: Origin,
+}
+
+/// Every value that was written anywhere. The last source read wins.
+#[derive(Debug, Default)]
+pub(crate) struct RawConfig {
+    values: BTreeMap<Key, Written>,
+    workspaces: BTreeMap<String, RawWorkspace>,
+}
+
+/// One `[workspace.NAME]` table.
+#[derive(Debug)]
+pub(crate) struct RawWorkspace {
+    pub(crate) origin: Origin,
+    pub(crate) values: BTreeMap<Key, Written>,
+}
+
+impl RawConfig {
+    /// What was written for `key`, a key outside the workspaces' tables.
+    pub(crate) fn get(&self, key: Key) -> Option<&Written> {
+        self.values.get(&key)
+    }
+
+    /// The workspaces' tables by name.
+    pub(crate) fn workspaces(&self) -> impl Iterator<Item = (&str, &RawWorkspace)> {
+        self.workspaces
+            .iter()
+            .map(|(name, table)| (name.as_str(), table))
+    }
+
+    /// Reads a configuration file's text. Syntax errors do not hide the problems after them.
+    pub(crate) fn read_file(&mut self, file: &Path, text: &str, problems: &mut Problems) {
+        let at = |offset: usize| Origin::File {
+            file: file.to_owned(),
+            line: 1 + text
+                .as_bytes()
+                .iter()
+                .take(offset)
+                .filter(|byte| **byte == b'\n')
+                .count(),
+        };
+        let (document, faults) = DeTable::parse_recoverable(text);
+        let mut broken = Vec::new();
+        for fault in faults {
+            let origin = at(fault.span().map_or(0, |span| span.start));
+            broken.push(origin.clone());
+            problems.push(Problem {
+                origin,
+                key: None,
+                message: fault.message().to_owned(),
+            });
+        }
+        for (section, table) in document.get_ref() {
+            let origin = at(section.span().start);
+            let section: &str = section.get_ref();
+            let DeValue::Table(table) = table.get_ref() else {
+                problems.push(unknown_top_level(section, origin));
+                continue;
+            };
+            if section == WORKSPACE_SECTION {
+                self.read_workspaces(table, &at, problems);
+            } else if Key::sections().contains(&section) {
+                let values = read_table(section, section, table, &at, problems);
+                self.values.extend(values);
+            } else {
+                let hint = did_you_mean(section, Key::sections().into_iter());
+                let message = format!("there is no section [{}]{hint}", section.escape_debug());
+                problems.push(Problem {
+                    origin,
+                    key: None,
+                    message,
+                });
+            }
+        }
+        // What was recovered from a broken line is a guess.
+        let whole = |_: &Key, written: &mut Written| !broken.contains(&written.origin);
+        self.values.retain(whole);
+        for workspace in self.workspaces.values_mut() {
+            workspace.values.retain(whole);
+        }
+    }
+
+    fn read_workspaces(
+        &mut self,
+        tables: &DeTable<'_>,
+        at: &dyn Fn(usize) -> Origin,
+        problems: &mut Problems,
+    ) {
+        for (name, table) in tables {
+            let origin = at(name.span().start);
+            let name = name.get_ref().to_string();
+            let path = format!("{WORKSPACE_SECTION}.{name}");
+            let DeValue::Table(table) = table.get_ref() else {
+                let message = format!("write [{WORKSPACE_SECTION}.NAME] and the key below it");
+                problems.push(Problem {
+                    origin,
+                    key: Some(path),
+                    message,
+                });
+                continue;
+            };
+            let values = read_table(WORKSPACE_SECTION, &path, table, at, problems);
+            self.workspaces
+                .insert(name, RawWorkspace { origin, values });
+        }
+    }
+
+    /// Takes every `LARDER_SECTION_KEY` variable. Other variables are somebody else's, except a
+    /// misspelled one of ours.
+    pub(crate) fn read_environment(
+        &mut self,
+        environment: impl Iterator<Item = (OsString, OsString)>,
+        problems: &mut Problems,
+    ) {
+        let known: Vec<(Key, String)> = Key::ALL
+            .iter()
+            .filter_map(|key| Some((*key, key.variable()?)))
+            .collect();
+        for (name, value) in environment {
+            let Some(name) = name.to_str() else { continue };
+            if !looks_like_ours(name) {
+                continue;
+            }
+            let origin = Origin::Environment {
+                name: name.to_owned(),
+            };
+            let Some((key, _)) = known.iter().find(|(_, variable)| variable == name) else {
+                let hint = did_you_mean(name, known.iter().map(|(_, variable)| variable.as_str()));
+                let message = format!("there is no such setting{hint}");
+                problems.push(Problem {
+                    origin,
+                    key: None,
+                    message,
+                });
+                continue;
+            };
+            match value.into_string() {
+                Ok(value) => {
+                    self.values.insert(
+                        *key,
+                        Written {
+                            value: RawValue::Text(value),
+                            origin,
+                        },
+                    );
+                }
+                Err(_) => problems.push(Problem {
+                    origin,
+                    key: Some(key.path()),
+                    message: "the value is not UTF-8".to_owned(),
+                }),
+            }
+        }
+    }
+
+    /// Takes the value of a command-line flag.
+    pub(crate) fn set_flag(&mut self, key: Key, flag: &'static str, value: String) {
+        let origin = Origin::Flag { name: flag };
+        self.values.insert(
+            key,
+            Written {
+                value: RawValue::Text(value),
+                origin,
+            },
+        );
+    }
+}
+
+/// `LARDER_` and one of our sections; not the variables that Kubernetes invents for a service
+/// called `larder-store` and the like.
+fn looks_like_ours(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("LARDER_") else {
+        return false;
+    };
+    let section = rest
+        .split('_')
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let kubernetes =
+        rest.ends_with("_PORT") || rest.contains("_PORT_") || rest.contains("_SERVICE_");
+    section != WORKSPACE_SECTION && Key::sections().contains(&section.as_str()) && !kubernetes
+}
+
+fn read_table(
+    section: &str,
+    path: &str,
+    table: &DeTable<'_>,
+    at: &dyn Fn(usize) -> Origin,
+    problems: &mut Problems,
+) -> BTreeMap<Key, Written> {
+    let mut values = BTreeMap::new();
+    for (name, value) in table {
+        let origin = at(name.span().start);
+        let name: &str = name.get_ref();
+        let Some(key) = Key::find(section, name) else {
+            let names = Key::ALL.iter().map(|key| key.spec());
+            let names = names
+                .filter(|spec| spec.section == section)
+                .map(|spec| spec.name);
+            let message = match did_you_mean(name, names) {
+                hint if hint.is_empty() => format!("there is no such key{}", belongs_to(name)),
+                hint => format!("there is no such key{hint}"),
+            };
+            let key = Some(format!("{path}.{}", name.escape_debug()));
+            problems.push(Problem {
+                origin,
+                key,
+                message,
+            });
+            continue;
+        };
+        values.insert(
+            key,
+            Written {
+                value: raw_value(value.get_ref()),
+                origin,
+            },
+        );
+    }
+    values
+}
+
+fn raw_value(value: &DeValue<'_>) -> RawValue {
+    match value {
+        DeValue::String(text) => RawValue::Text(text.to_string()),
+        DeValue::Integer(integer) => RawValue::Integer(integer.to_string()),
+        DeValue::Boolean(boolean) => RawValue::Boolean(*boolean),
+        DeValue::Float(_) => RawValue::Other("a fraction"),
+        DeValue::Datetime(_) => RawValue::Other("a date"),
+        DeValue::Array(_) => RawValue::Other("a list"),
+        DeValue::Table(_) => RawValue::Other("a table"),
+    }
+}
+
+fn unknown_top_level(name: &str, origin: Origin) -> Problem {
+    let message = if Key::sections().contains(&name) {
+        format!("\"{name}\" is a section: write [{name}] and its keys below")
+    } else {
+        format!("there is no key here{}", belongs_to(name))
+    };
+    Problem {
+        origin,
+        key: Some(name.escape_debug().to_string()),
+        message,
+    }
+}
+
+/// Where a key of this name would be right.
+fn belongs_to(name: &str) -> String {
+    let sections: Vec<String> = Key::ALL
+        .iter()
+        .map(|key| key.spec())
+        .filter(|spec| spec.name == name)
+        .map(|spec| match spec.section {
+            WORKSPACE_SECTION => "[workspace.NAME]".to_owned(),
+            section => format!("[{section}]"),
+        })
+        .collect();
+    if sections.is_empty() {
+        String::new()
+    } else {
+        format!("; it belongs to {}", sections.join(" or "))
+    }
+}
+
+/// `; did you mean …?` when something known is close enough to be meant.
+fn did_you_mean<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let far = 1 + wrong.chars().count() / 4;
+    known
+        .map(|name| (edit_distance(wrong, name), name))
+        .filter(|(distance, _)| *distance <= far)
+        .min()
+        .map_or_else(String::new, |(_, name)| {
+            format!("; did you mean \"{name}\"?")
+        })
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements from `left` to `right`.
+fn edit_distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, l) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, r) in right.iter().enumerate() {
+            let replace = diagonal + usize::from(l != *r);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[right.len()]
+}

@@ -1,0 +1,230 @@
+use std::ffi::OsString;
+
+use super::*;
+
+fn read(toml: &str, environment: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    let mut raw = RawConfig::default();
+    let mut problems = Problems::default();
+    raw.read_file(Path::new("/etc/larder/larder.toml"), toml, &mut problems);
+    let variables = environment
+        .iter()
+        .map(|(k, v)| (OsString::from(k), OsString::from(v)));
+    raw.read_environment(variables, &mut problems);
+    resolve(&raw, problems).map_err(|problems| {
+        problems
+            .as_slice()
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    })
+}
+
+fn check_faults(toml: &str, environment: &[(&str, &str)], expected: &[&str]) {
+    let faults = read(toml, environment).expect_err("the configuration is bad");
+    let faults: Vec<String> = faults
+        .iter()
+        .map(|fault| fault.replace("/etc/larder/larder.toml", "F"))
+        .collect();
+    assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    for (fault, expected) in faults.iter().zip(expected) {
+        assert!(
+            fault.contains(expected),
+            "{fault:?} should contain {expected:?}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_file_is_a_working_configuration() {
+    let settings = read("", &[]).unwrap();
+    assert_eq!(settings.http.listen.to_string(), "127.0.0.1:9092");
+    assert_eq!(settings.store.data_dir, Path::new("larder-data"));
+    assert_eq!(settings.limits.entry_size_max, 2 << 30);
+    assert_eq!(settings.store.durability, Durability::Written);
+}
+
+#[test]
+fn every_key_can_be_set_in_the_file() {
+    let toml = r#"
+[http]
+listen = "0.0.0.0:80"
+base_path = "/cache/"
+insecure_http = true
+metrics = "admin"
+[store]
+data_dir = "data"
+trusted = "20%"
+untrusted = "10GiB"
+durability = "synced"
+lease = "2h"
+free_reserve = "5%"
+[limits]
+entry_size_max = "1GiB"
+connections_max = 100
+header_timeout = "5s"
+header_size_max = "16KiB"
+idle_timeout = "3m"
+stall_timeout = "20s"
+drain_timeout = "1s"
+[log]
+format = "json"
+level = "debug"
+[workspace.acme]
+public = true
+trusted = "1GiB"
+untrusted = "64MiB"
+entry_size_max = "10MiB"
+"#;
+    let keys_in_file = toml.lines().filter(|line| line.contains(" = ")).count();
+    assert_eq!(
+        keys_in_file,
+        Key::ALL.len(),
+        "this test sets every key there is"
+    );
+    let settings = read(toml, &[]).unwrap();
+    assert_eq!(settings.http.base_path, "/cache");
+    assert_eq!(settings.http.metrics, MetricsAudience::Admin);
+    assert_eq!(settings.store.data_dir, Path::new("/etc/larder/data"));
+    assert_eq!(settings.store.trusted, Some(Share::Percent(20)));
+    assert_eq!(settings.store.lease, Duration::from_hours(2));
+    assert_eq!(settings.limits.connection_count_max, 100);
+    assert_eq!(settings.limits.idle_timeout, Duration::from_mins(3));
+    assert_eq!(settings.log.level, tracing::Level::DEBUG);
+    let acme = &settings.workspaces[&"acme".parse().unwrap()];
+    assert!(acme.public);
+    assert_eq!(
+        acme.own_pools,
+        Some((Share::Bytes(1 << 30), Share::Bytes(64 << 20)))
+    );
+    assert_eq!(acme.entry_size_max, Some(10 << 20));
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_its_key_and_line() {
+    check_faults(
+        r#"
+[http]
+listen = "localhost"
+insecure_http = "yes"
+
+[store]
+trusted = "50"
+untrusted = "1MiB"
+trustd = "1GiB"
+durability = "fast"
+lease = 3600
+
+[limits]
+connections_max = 0
+header_size_max = "1GiB"
+
+[workspace.Acme]
+public = true
+[workspace.beta]
+trusted = "1GiB"
+colour = "red"
+"#,
+        &[],
+        &[
+            "F:3: http.listen: \"localhost\" is not an address and a port",
+            "F:4: http.insecure_http: write true or false, without quotes",
+            "F:7: store.trusted: \"50\" is not a size; write one like \"50GiB\", or a part",
+            "F:8: store.untrusted: a pool needs at least 16.0 MiB",
+            "F:9: store.trustd: there is no such key; did you mean \"trusted\"?",
+            "F:10: store.durability: \"fast\" is none of \"written\", \"synced\"",
+            "F:11: store.lease: a number was written; duration goes here, in quotes",
+            "F:14: limits.connections_max: write a whole number above 0",
+            "F:15: limits.header_size_max: write something from 8.0 KiB to 1.0 MiB",
+            "F:17: workspace.Acme: a name consists of a-z, 0-9",
+            "F:20: workspace.beta.trusted: a workspace with pools of its own needs both",
+            "F:21: workspace.beta.colour: there is no such key",
+        ],
+    );
+}
+
+#[test]
+fn a_syntax_error_does_not_hide_the_other_problems() {
+    check_faults(
+        "[store]\ntrusted = \n[log]\nlevel = \"loud\"\n",
+        &[],
+        &["F:2: ", "F:4: log.level: \"loud\" is none of"],
+    );
+}
+
+#[test]
+fn a_key_in_the_wrong_place_is_told_its_right_one() {
+    check_faults(
+        "lease = \"1h\"\nhttp = 3\n[limit]\n[log]\nlisten = \"x\"\n[workspace]\npublic = true\n",
+        &[],
+        &[
+            "F:1: lease: there is no key here; it belongs to [store]",
+            "F:2: http: \"http\" is a section: write [http]",
+            "F:3: there is no section [limit]; did you mean \"limits\"?",
+            "F:5: log.listen: there is no such key; it belongs to [http]",
+            "F:7: workspace.public: write [workspace.NAME] and the key below it",
+        ],
+    );
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let settings = read(
+        "[store]\ntrusted = \"1GiB\"\n",
+        &[
+            ("LARDER_STORE_TRUSTED", "2GiB"),
+            ("LARDER_HTTP_INSECURE_HTTP", "true"),
+            ("LARDER_LIMITS_CONNECTIONS_MAX", "7"),
+            ("LARDER_STORE_DATA_DIR", "here"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(settings.store.trusted, Some(Share::Bytes(2 << 30)));
+    assert!(settings.http.insecure_http);
+    assert_eq!(settings.limits.connection_count_max, 7);
+    assert_eq!(settings.store.data_dir, Path::new("here"));
+}
+
+#[test]
+fn a_misspelled_variable_is_a_problem_and_a_strangers_is_not() {
+    check_faults(
+        "",
+        &[
+            ("LARDER_STORE_TRUSTD", "2GiB"),
+            ("LARDER_HTTP_LISTEN", "nowhere"),
+            ("LARDER_STORE_SERVICE_HOST", "10.0.0.1"),
+            ("LARDER_STORE_PORT_9092_TCP", "tcp://10.0.0.1:9092"),
+            ("LARDER_PORT", "tcp://10.0.0.1:9092"),
+            ("LARDER_COLOUR", "red"),
+        ],
+        &[
+            "variable LARDER_STORE_TRUSTD: there is no such setting; did you mean \"LARDER_STORE_TRUSTED\"?",
+            "variable LARDER_HTTP_LISTEN: http.listen: \"nowhere\" is not an address",
+        ],
+    );
+}
+
+#[test]
+fn percentages_cannot_be_more_than_the_disk() {
+    check_faults(
+        "[store]\ntrusted = \"80%\"\nfree_reserve = \"30%\"\n",
+        &[],
+        &["F:2: all percentages together are 110% of the disk"],
+    );
+    check_faults(
+        "[store]\ntrusted = \"0%\"\nuntrusted = \"101%\"\n",
+        &[],
+        &[
+            "\"0%\" is not a whole percentage",
+            "\"101%\" is not a whole percentage",
+        ],
+    );
+}
+
+#[test]
+fn what_was_written_cannot_forge_lines_of_the_report() {
+    check_faults(
+        "[log]\nlevel = \"a\\nb\\u001b[2J\"\n",
+        &[],
+        &["log.level: \"a\\nb\\u{1b}[2J\" is none of"],
+    );
+}

@@ -1,0 +1,197 @@
+//! The program's own few routes, and everything else to the gateway.
+//!
+//! Nothing here asks for a credential except, if it is configured so, `/metrics`: the routes say
+//! whether the server lives, and nothing of what it holds.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Response, StatusCode, Uri};
+use larder_auth::{Authenticator, Credential};
+use larder_cache::PoolState;
+use larder_model::{Caller, Policy};
+use larder_protocols::{Body, Gateway, OPENAPI_JSON, Origin};
+use prometheus_client::registry::Registry;
+
+use crate::config::{HttpSettings, MetricsAudience};
+use crate::net::Request;
+use crate::pools::Pools;
+use crate::roster::{Roster, chain};
+use crate::{clock, exposure};
+
+/// Where a command that changed tokens says so, on the control socket. The server would notice by
+/// itself, a little later.
+pub(crate) const REREAD_TOKENS: &str = "/tokens/reread";
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Everything an answer may need.
+pub(crate) struct Front {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) pools: Arc<Pools>,
+    pub(crate) registry: Registry,
+    pub(crate) settings: ArcSwap<HttpSettings>,
+    pub(crate) started: Instant,
+}
+
+impl Front {
+    /// Answers a request of the TCP port.
+    pub(crate) async fn answer(&self, mut request: Request, peer: SocketAddr) -> Response<Body> {
+        if let Some(inside) = below(request.uri(), &self.settings.load().base_path) {
+            *request.uri_mut() = inside;
+        }
+        let local = || exposure::is_local(peer, request.headers());
+        match self.own_route(&request, local) {
+            Some(response) => response,
+            None => self.gateway.handle(request, Origin::Tcp).await,
+        }
+    }
+
+    /// Answers a request of the control socket: the operator's.
+    pub(crate) async fn answer_operator(&self, request: Request) -> Response<Body> {
+        if request.uri().path() == REREAD_TOKENS && *request.method() == Method::POST {
+            return match self.roster.reload().await {
+                Ok(()) => answer(StatusCode::OK, TEXT, Bytes::new()),
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "tokens were not read again");
+                    answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, Bytes::new())
+                }
+            };
+        }
+        match self.own_route(&request, || true) {
+            Some(response) => response,
+            None => self.gateway.handle(request, Origin::ControlSocket).await,
+        }
+    }
+
+    fn own_route(&self, request: &Request, local: impl Fn() -> bool) -> Option<Response<Body>> {
+        let route: &dyn Fn() -> Response<Body> = match request.uri().path() {
+            "/healthz" => &|| answer(StatusCode::OK, TEXT, "ok\n".into()),
+            "/readyz" => &|| self.readiness(),
+            "/status" => &|| self.status(),
+            "/metrics" => &|| self.metrics(request.headers(), local()),
+            "/openapi.json" => &|| {
+                answer(
+                    StatusCode::OK,
+                    JSON,
+                    Bytes::from_static(OPENAPI_JSON.as_bytes()),
+                )
+            },
+            _ => return None,
+        };
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Some(route());
+        }
+        let text = "only GET and HEAD here\n";
+        Some(answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into()))
+    }
+
+    fn readiness(&self) -> Response<Body> {
+        if self.pools.ready() {
+            return answer(StatusCode::OK, TEXT, "ready\n".into());
+        }
+        let failed = self
+            .pools
+            .states()
+            .any(|(_, state)| state == PoolState::Failed);
+        let text = if failed {
+            "a pool cannot be opened; see the log\n"
+        } else {
+            "loading\n"
+        };
+        answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into())
+    }
+
+    fn status(&self) -> Response<Body> {
+        let status = serde_json::json!({
+            "name": "larder",
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "ready": self.pools.ready(),
+        });
+        answer(StatusCode::OK, JSON, format!("{status}\n").into())
+    }
+
+    fn metrics(&self, headers: &HeaderMap, local: bool) -> Response<Body> {
+        let allowed = match self.settings.load().metrics {
+            MetricsAudience::Open => true,
+            MetricsAudience::Local => local,
+            MetricsAudience::Admin => local || self.is_admin(headers),
+        };
+        if !allowed {
+            let text = "metrics are for local processes; see the key metrics of [http]\n";
+            return answer(StatusCode::FORBIDDEN, TEXT, text.into());
+        }
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => answer(StatusCode::OK, METRICS, text.into()),
+            Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, Bytes::new()),
+        }
+    }
+
+    fn is_admin(&self, headers: &HeaderMap) -> bool {
+        let sent = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        match self.authenticator.authenticate(sent, clock::now_ms()) {
+            Ok(Credential::Known(principal)) => Policy::admin(&Caller::Known(principal)).is_ok(),
+            Ok(Credential::Absent) | Err(_) => false,
+        }
+    }
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// The address without the base path, if it begins with it. Clients join their server's address
+/// and their own path carelessly, so any number of slashes may come first.
+fn below(uri: &Uri, base_path: &str) -> Option<Uri> {
+    if base_path.is_empty() {
+        return None;
+    }
+    let whole = uri.path_and_query()?.as_str();
+    let trimmed = whole.trim_start_matches('/');
+    let rest = trimmed.strip_prefix(&base_path[1..])?;
+    let inside = match rest.as_bytes().first() {
+        None => "/".to_owned(),
+        Some(b'/') => rest.to_owned(),
+        Some(b'?') => format!("/{rest}"),
+        Some(_) => return None,
+    };
+    Some(Uri::from(inside.parse::<PathAndQuery>().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_path_is_taken_off_whole_or_not_at_all() {
+        for (uri, inside) in [
+            ("/cache/v1/cache/1?x=2", Some("/v1/cache/1?x=2")),
+            ("//cache/v1/cache/1", Some("/v1/cache/1")),
+            ("http://host/cache/healthz", Some("/healthz")),
+            ("/cache", Some("/")),
+            ("/cache?x", Some("/?x")),
+            ("/cached/v1", None),
+            ("/v1/cache/1", None),
+        ] {
+            let found = below(&uri.parse().unwrap(), "/cache").map(|uri| uri.to_string());
+            assert_eq!(found.as_deref(), inside, "{uri}");
+        }
+        assert!(below(&"/v1".parse().unwrap(), "").is_none());
+    }
+}

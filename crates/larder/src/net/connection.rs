@@ -1,0 +1,202 @@
+//! One connection: HTTP/1.1 or HTTP/2 on the same port, one task each.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::listener::Listener;
+use super::pace::{Ending, InFlight, Pace, PaceLimits, PacedSocket};
+use super::seats::{Farewell, Seat};
+
+/// A request as it comes from the wire.
+pub(crate) type Request = http::Request<Incoming>;
+
+/// How long a connection must have been idle to be asked to make room for another: a client that
+/// has just been answered is likely to ask again.
+const SHED_IDLE_MIN: Duration = Duration::from_secs(1);
+/// A connection is looked at this often, at least.
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
+/// And this often at most.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(50);
+/// The bytes of an HTTP/2 client's header list.
+const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Requests at a time on one HTTP/2 connection.
+const HTTP2_STREAM_COUNT_MAX: u32 = 1024;
+/// What an HTTP/2 client may send of one body before it is taken.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// And of all bodies of its connection.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Takes connections and answers their requests by `answer` until `stop` says so. Connections
+/// that are open then go on; [`super::Seats::drain`] ends them.
+pub(crate) async fn serve<A, F, B>(
+    listener: Listener,
+    limits: PaceLimits,
+    mut stop: watch::Receiver<bool>,
+    answer: A,
+) where
+    A: Fn(Request, SocketAddr) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let builder = Arc::new(builder());
+    loop {
+        let (stream, peer, seat) = tokio::select! {
+            next = listener.next() => next,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let (builder, answer) = (Arc::clone(&builder), answer.clone());
+        tokio::spawn(async move {
+            run(&builder, stream, seat, limits, move |request| {
+                answer(request, peer)
+            })
+            .await;
+        });
+    }
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        // See the module `pace`.
+        .header_read_timeout(None)
+        .pipeline_flush(true)
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(HTTP2_STREAM_COUNT_MAX)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_header_list_size(HTTP2_HEADER_BYTES_MAX);
+    builder
+}
+
+async fn run<A, F, B>(
+    builder: &auto::Builder<TokioExecutor>,
+    socket: TcpStream,
+    mut seat: Seat,
+    limits: PaceLimits,
+    answer: A,
+) where
+    A: Fn(Request) -> F,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let tempo = Pace::new();
+    let requests = Arc::clone(&tempo);
+    let service = service_fn(move |request| {
+        let in_flight = requests.request();
+        let answered = answer(request);
+        async move {
+            let response = answered.await;
+            Ok::<_, Infallible>(response.map(|body| WatchedBody {
+                body,
+                _in_flight: in_flight,
+            }))
+        }
+    });
+    let socket = PacedSocket {
+        socket,
+        pace: Arc::clone(&tempo),
+        limits,
+    };
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let interval = look_interval(&limits);
+    let mut look = pin!(tokio::time::sleep(interval));
+    let mut going = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(error = %chain(&*error), "a connection broke");
+                }
+                return;
+            }
+            () = look.as_mut() => {
+                look.as_mut().reset(Instant::now() + interval);
+                match tempo.verdict(&limits) {
+                    None => {}
+                    Some(Ending::Idle) if !going => {
+                        going = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    Some(ending) => {
+                        tracing::debug!(?ending, "a connection was closed");
+                        return;
+                    }
+                }
+            }
+            farewell = seat.asked_to_go(), if !going => {
+                let spared = |idle| idle < SHED_IDLE_MIN;
+                if farewell == Farewell::Shedding && tempo.idle().is_none_or(spared) {
+                    continue;
+                }
+                going = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Often enough to notice a timeout soon after it, seldom enough to cost nothing.
+fn look_interval(limits: &PaceLimits) -> Duration {
+    let shortest = limits
+        .header_timeout
+        .min(limits.stall_timeout)
+        .min(limits.idle_timeout);
+    (shortest / 4).clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX)
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// An answer's body; the request is in flight as long as it exists.
+struct WatchedBody<B> {
+    body: B,
+    _in_flight: InFlight,
+}
+
+impl<B: Body + Unpin> Body for WatchedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

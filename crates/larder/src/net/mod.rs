@@ -1,0 +1,14 @@
+//! Connections: listening, how many there may be, how slow each may be, and how they end.
+//! Nothing here knows what a request means.
+
+mod connection;
+mod listener;
+mod open_files;
+mod pace;
+mod seats;
+
+pub(crate) use connection::{Request, serve};
+pub(crate) use listener::{Listener, bind};
+pub(crate) use open_files::raise_limit;
+pub(crate) use pace::PaceLimits;
+pub(crate) use seats::Seats;

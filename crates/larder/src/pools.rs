@@ -1,0 +1,212 @@
+//! The pools of a data directory: opened while the server already listens, looked after by a
+//! thread each, resized while in use, closed at the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use larder_cache::{Cache, CacheLimits, CacheMetrics, PoolHandle, PoolPair, PoolState};
+use larder_model::WorkspaceName;
+use larder_store::{DataDir, Pool, PoolOptions, RealDisk};
+use tokio::sync::watch;
+
+use crate::config::{Budgets, DiskFigures, PoolName, Settings};
+
+/// How long a pool's thread sleeps when there is nothing to do. A stop waits for it.
+const CHORE_WAIT: Duration = Duration::from_millis(200);
+
+/// All pools of one server.
+pub(crate) struct Pools {
+    handles: BTreeMap<PoolName, PoolHandle>,
+    threads: Mutex<Vec<(PoolHandle, JoinHandle<()>)>>,
+    stop: Arc<AtomicBool>,
+    loading: watch::Receiver<usize>,
+}
+
+impl Pools {
+    /// Starts to open every pool of `budgets`, each on a thread of its own.
+    pub(crate) fn start(
+        data: &DataDir,
+        settings: &Settings,
+        budgets: &Budgets,
+        metrics: &CacheMetrics,
+    ) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let durability = settings.store.durability;
+        let (counter, loading) = watch::channel(budgets.pools.len());
+        let counter = Arc::new(counter);
+        let mut handles = BTreeMap::new();
+        let mut threads = Vec::new();
+        for (name, budget_bytes) in &budgets.pools {
+            let options = PoolOptions {
+                durability,
+                lease: settings.store.lease,
+                free_reserve_bytes: budgets.free_reserve_bytes,
+                observer: metrics.observer(name.to_string()),
+                ..PoolOptions::new(*budget_bytes)
+            };
+            let directory = name.directory(data.path());
+            std::fs::create_dir_all(&directory)
+                .with_context(|| format!("cannot create {}", directory.display()))?;
+            let handle = PoolHandle::loading();
+            let (stop, counter) = (Arc::clone(&stop), Arc::clone(&counter));
+            let own = handle.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("pool {name}"))
+                .spawn(move || {
+                    own.load(|| Pool::open(Arc::new(RealDisk), &directory, options));
+                    counter.send_modify(|count| *count -= 1);
+                    if let Some(pool) = own.pool() {
+                        look_after(pool, &stop);
+                    }
+                })
+                .context("cannot start a thread")?;
+            threads.push((handle.clone(), thread));
+            handles.insert(name.clone(), handle);
+        }
+        Ok(Self {
+            handles,
+            threads: Mutex::new(threads),
+            stop,
+            loading,
+        })
+    }
+
+    /// The cache over these pools.
+    pub(crate) fn cache(&self, settings: &Settings, metrics: CacheMetrics) -> Cache {
+        let pair = |workspace: Option<&WorkspaceName>| {
+            let handle = |trusted| {
+                let name = PoolName {
+                    workspace: workspace.cloned(),
+                    trusted,
+                };
+                self.handles.get(&name).cloned()
+            };
+            Some(PoolPair {
+                trusted: handle(true)?,
+                untrusted: handle(false)?,
+            })
+        };
+        let own: HashMap<WorkspaceName, PoolPair> = settings
+            .workspaces
+            .keys()
+            .filter_map(|name| Some((name.clone(), pair(Some(name))?)))
+            .collect();
+        let shared = pair(None).expect("every plan of budgets has the shared pools");
+        Cache::new(shared, own, cache_limits(settings), metrics)
+    }
+
+    /// Whether every pool serves.
+    pub(crate) fn ready(&self) -> bool {
+        self.handles
+            .values()
+            .all(|handle| handle.state() == PoolState::Ready)
+    }
+
+    /// Waits until no pool is being loaded any more.
+    pub(crate) async fn loaded(&self) {
+        let mut loading = self.loading.clone();
+        // The sender lives as long as any thread that is still loading.
+        let _ = loading.wait_for(|count| *count == 0).await;
+    }
+
+    /// The pools' names and states.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (&PoolName, PoolState)> {
+        self.handles
+            .iter()
+            .map(|(name, handle)| (name, handle.state()))
+    }
+
+    /// Gives every pool its budget of `budgets`. Blocks. Answers what takes a restart.
+    pub(crate) fn resize(&self, budgets: &Budgets) -> Vec<String> {
+        let mut undone = Vec::new();
+        for (name, budget_bytes) in &budgets.pools {
+            match self.handles.get(name).map(PoolHandle::pool) {
+                Some(Some(pool)) if pool.usage().budget_bytes == *budget_bytes => {}
+                Some(Some(pool)) => match pool.resize(*budget_bytes) {
+                    Ok(()) => tracing::info!(pool = %name, budget_bytes, "pool resized"),
+                    Err(error) => undone.push(format!("the size of the pool {name}: {error}")),
+                },
+                Some(None) => {
+                    undone.push(format!("the size of the pool {name}, which is not loaded"));
+                }
+                None => undone.push(format!("the new pool {name}")),
+            }
+        }
+        let gone = self
+            .handles
+            .keys()
+            .filter(|name| !budgets.pools.contains_key(name));
+        undone.extend(gone.map(|name| format!("the end of the pool {name}")));
+        undone
+    }
+
+    /// Closes every pool so that the next start finds its index. Blocks. A pool that is still
+    /// being loaded has nothing to close.
+    pub(crate) fn close(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for (name, handle) in &self.handles {
+            let Some(pool) = handle.pool() else { continue };
+            if let Err(error) = pool.close() {
+                tracing::error!(pool = %name, %error, "a pool was not closed cleanly; the next start reads its log");
+            }
+        }
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for (handle, thread) in threads {
+            if handle.state() != PoolState::Loading && thread.join().is_err() {
+                tracing::error!("a pool's thread panicked");
+            }
+        }
+    }
+}
+
+fn look_after(pool: &Pool, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        pool.wait_for_chores(CHORE_WAIT);
+        pool.do_chores();
+    }
+}
+
+/// The limits of `settings` as the cache takes them.
+pub(crate) fn cache_limits(settings: &Settings) -> CacheLimits {
+    let own = settings.workspaces.iter();
+    CacheLimits {
+        entry_bytes_max: settings.limits.entry_size_max,
+        workspace_entry_bytes_max: own
+            .filter_map(|(name, workspace)| Some((name.clone(), workspace.entry_size_max?)))
+            .collect(),
+    }
+}
+
+/// The figures of the disk under `data_dir`, which must exist.
+pub(crate) fn disk_figures(data_dir: &Path) -> anyhow::Result<DiskFigures> {
+    let disk = rustix::fs::statvfs(data_dir)
+        .with_context(|| format!("cannot ask for the disk under {}", data_dir.display()))?;
+    Ok(DiskFigures {
+        total_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
+        free_bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+        held_bytes: held_bytes(data_dir),
+    })
+}
+
+/// What the files under `directory` take on disk. What cannot be read counts nothing.
+fn held_bytes(directory: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    const BLOCK_BYTES: u64 = 512;
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return 0;
+    };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => held_bytes(&entry.path()),
+            Ok(metadata) => metadata.blocks() * BLOCK_BYTES,
+            Err(_) => 0,
+        })
+        .sum()
+}

@@ -1,0 +1,352 @@
+//! `larder serve`: from nothing to a listening server, and back to nothing.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use larder_store::DataDir;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::cli::ServeArgs;
+use crate::config::{Budgets, Key, Settings};
+use crate::front::Front;
+use crate::logging::LevelSwitch;
+use crate::net::{self, Listener, PaceLimits, Seats};
+use crate::roster::{Roster, chain};
+use crate::signals::{Signals, Wish};
+use crate::start::{self, Engine};
+use crate::{control_socket, exposure, logging, metrics, place, pools, terminal};
+
+/// Serves until a signal says stop.
+pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+    let flags = args.values();
+    let read = || place::settings(args.place.config.as_deref(), &flags);
+    let settings = read()?;
+    exposure::check(settings.http.listen, settings.http.insecure_http)?;
+    let level = logging::start(settings.log.format, settings.log.level);
+    let room = net::raise_limit();
+    let data_dir = settings.store.data_dir.clone();
+    start::make_data_dir(&data_dir)?;
+    let lock = start::lock(&data_dir, "stop it first, or pass another --data-dir")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let served = runtime.block_on(async {
+        let server = Server::start(settings, lock, room, level).await?;
+        server.run(&read).await
+    });
+    // What did not end in time ends now.
+    runtime.shutdown_background();
+    served
+}
+
+/// A server that listens.
+struct Server {
+    started_with: Settings,
+    drain_timeout: Duration,
+    engine: Engine,
+    front: Arc<Front>,
+    roster: Arc<Roster>,
+    seats: Arc<Seats>,
+    level: LevelSwitch,
+    signals: Signals,
+    stop: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Listens first; the pools load meanwhile.
+    async fn start(
+        settings: Settings,
+        lock: DataDir,
+        room: usize,
+        level: LevelSwitch,
+    ) -> anyhow::Result<Self> {
+        let signals = Signals::listen().context("cannot listen to signals")?;
+        let bound = net::bind(settings.http.listen).with_context(|| {
+            format!(
+                "cannot listen on {}; --listen takes another address",
+                settings.http.listen
+            )
+        })?;
+        let address = bound.local_addr()?;
+        let data_dir = &settings.store.data_dir;
+        let control = control_socket::bind(data_dir).context("cannot make the control socket")?;
+        let ledger = place::ledger(data_dir).await?;
+        let first_token = start::first_start(&ledger).await?;
+
+        let engine = Engine::open(lock, &settings)?;
+        let roster = Arc::new(Roster::load(ledger, Arc::clone(&engine.authenticator)).await?);
+        let seats = Arc::new(Seats::new(settings.limits.connection_count_max.min(room)));
+        let front = Arc::new(Front {
+            gateway: Arc::clone(&engine.gateway),
+            authenticator: Arc::clone(&engine.authenticator),
+            roster: Arc::clone(&roster),
+            pools: Arc::clone(&engine.pools),
+            registry: metrics::registry(engine.cache.collector(), Arc::clone(&seats)),
+            settings: ArcSwap::from_pointee(settings.http.clone()),
+            started: Instant::now(),
+        });
+        let (stop, stopping) = watch::channel(false);
+        let listener = Listener::new(bound, Arc::clone(&seats))?;
+        let accepting = tokio::spawn(net::serve(listener, pace(&settings), stopping, {
+            let front = Arc::clone(&front);
+            move |request, peer| {
+                let front = Arc::clone(&front);
+                async move { front.answer(request, peer).await }
+            }
+        }));
+        tokio::spawn(serve_operator(control, Arc::clone(&front)));
+        tokio::spawn({
+            let roster = Arc::clone(&roster);
+            async move { roster.follow().await }
+        });
+        tokio::spawn(say_when_loaded(Arc::clone(&front)));
+
+        terminal::print(&format!(
+            "larder {} listening on http://{address}",
+            env!("CARGO_PKG_VERSION")
+        ))?;
+        if let Some(secret) = first_token {
+            let url = client_url(address, &settings.http.base_path);
+            terminal::print(&start::welcome(&secret, &url, data_dir))?;
+        }
+        Ok(Self {
+            drain_timeout: settings.limits.drain_timeout,
+            started_with: settings,
+            engine,
+            front,
+            roster,
+            seats,
+            level,
+            signals,
+            stop,
+            accepting,
+        })
+    }
+
+    async fn run(mut self, read: &dyn Fn() -> anyhow::Result<Settings>) -> anyhow::Result<()> {
+        while self.signals.next().await == Wish::Reload {
+            match read() {
+                Ok(settings) => self.reload(settings).await,
+                Err(problems) => {
+                    tracing::error!(%problems, "not reloaded: the configuration stays as it was");
+                }
+            }
+            if let Err(error) = self.roster.reload().await {
+                tracing::error!(error = %chain(&error), "tokens were not reloaded");
+            }
+        }
+        tracing::info!("stopping once what has begun is finished; a second signal stops at once");
+        let Self {
+            mut signals,
+            started_with,
+            drain_timeout,
+            engine,
+            roster,
+            seats,
+            stop,
+            accepting,
+            ..
+        } = self;
+        stop.send_replace(true);
+        let end = async {
+            // The task ends by itself; if it panicked there is nothing left to wait for.
+            let _ = accepting.await;
+            if !seats.drain(drain_timeout).await {
+                tracing::warn!("some requests did not finish in time");
+            }
+            roster.note_last_used().await;
+            let pools = Arc::clone(&engine.pools);
+            let _ = tokio::task::spawn_blocking(move || pools.close()).await;
+            control_socket::remove(&started_with.store.data_dir);
+        };
+        tokio::select! {
+            () = end => tracing::info!("stopped"),
+            () = second_signal(&mut signals) => {
+                tracing::warn!("stopped at once");
+                std::process::exit(1);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what can change in a running server in force, and says what cannot.
+    async fn reload(&mut self, new: Settings) {
+        let fixed = fixed_changes(&self.started_with, &new);
+        let mut waiting: Vec<String> = fixed.into_iter().map(Key::path).collect();
+        self.level.set(new.log.level);
+        self.engine.cache.set_limits(pools::cache_limits(&new));
+        self.engine
+            .gateway
+            .set_workspaces(start::workspace_table(&new));
+        self.front.settings.store(Arc::new(new.http.clone()));
+        self.drain_timeout = new.limits.drain_timeout;
+        match budgets(&new, &self.started_with.store.data_dir) {
+            Ok(budgets) => {
+                let pools = Arc::clone(&self.engine.pools);
+                let resized = tokio::task::spawn_blocking(move || pools.resize(&budgets)).await;
+                waiting.extend(resized.unwrap_or_default());
+            }
+            Err(error) => tracing::error!(error = %format!("{error:#}"), "pools keep their sizes"),
+        }
+        if waiting.is_empty() {
+            tracing::info!("configuration reloaded");
+        } else {
+            tracing::warn!(
+                after_restart = waiting.join(", "),
+                "configuration reloaded in part"
+            );
+        }
+    }
+}
+
+fn budgets(settings: &Settings, data_dir: &Path) -> anyhow::Result<Budgets> {
+    Ok(Budgets::plan(settings, pools::disk_figures(data_dir)?)?)
+}
+
+/// The keys whose change takes a restart and that have changed.
+fn fixed_changes(old: &Settings, new: &Settings) -> Vec<Key> {
+    fixed_keys(old, new)
+        .into_iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(key, _)| key)
+        .collect()
+}
+
+fn fixed_keys(old: &Settings, new: &Settings) -> Vec<(Key, bool)> {
+    let (from, to) = (&old.limits, &new.limits);
+    vec![
+        (Key::HttpListen, old.http.listen != new.http.listen),
+        (
+            Key::HttpInsecureHttp,
+            old.http.insecure_http != new.http.insecure_http,
+        ),
+        (Key::StoreDataDir, old.store.data_dir != new.store.data_dir),
+        (
+            Key::StoreDurability,
+            old.store.durability != new.store.durability,
+        ),
+        (Key::StoreLease, old.store.lease != new.store.lease),
+        (
+            Key::StoreFreeReserve,
+            old.store.free_reserve != new.store.free_reserve,
+        ),
+        (
+            Key::LimitsConnectionsMax,
+            from.connection_count_max != to.connection_count_max,
+        ),
+        (
+            Key::LimitsHeaderTimeout,
+            from.header_timeout != to.header_timeout,
+        ),
+        (
+            Key::LimitsHeaderSizeMax,
+            from.header_bytes_max != to.header_bytes_max,
+        ),
+        (Key::LimitsIdleTimeout, from.idle_timeout != to.idle_timeout),
+        (
+            Key::LimitsStallTimeout,
+            from.stall_timeout != to.stall_timeout,
+        ),
+        (Key::LogFormat, old.log.format != new.log.format),
+    ]
+}
+
+fn pace(settings: &Settings) -> PaceLimits {
+    PaceLimits {
+        header_timeout: settings.limits.header_timeout,
+        header_bytes_max: settings.limits.header_bytes_max,
+        idle_timeout: settings.limits.idle_timeout,
+        stall_timeout: settings.limits.stall_timeout,
+    }
+}
+
+/// The address for clients. What listens everywhere has a name that only its operator knows.
+fn client_url(address: SocketAddr, base_path: &str) -> String {
+    if address.ip().is_unspecified() {
+        format!("http://THIS-MACHINE:{}{base_path}", address.port())
+    } else {
+        format!("http://{address}{base_path}")
+    }
+}
+
+async fn second_signal(signals: &mut Signals) {
+    while signals.next().await != Wish::Stop {}
+}
+
+async fn say_when_loaded(front: Arc<Front>) {
+    let began = Instant::now();
+    front.pools.loaded().await;
+    if front.pools.ready() {
+        tracing::info!(took = ?began.elapsed(), "ready: all pools are loaded");
+    }
+}
+
+/// Answers the operator's commands, a few at a time; there is one operator.
+async fn serve_operator(control: UnixListener, front: Arc<Front>) {
+    loop {
+        let stream = match control.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "a command was not taken");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let front = Arc::clone(&front);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let front = Arc::clone(&front);
+                async move { Ok::<_, std::convert::Infallible>(front.answer_operator(request).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %chain(&error), "a command broke off");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_keys_that_the_page_says_take_a_restart() {
+        let settings = crate::config::load(None, std::iter::empty(), &[]).unwrap();
+        let fixed: Vec<Key> = fixed_keys(&settings, &settings)
+            .iter()
+            .map(|(key, _)| *key)
+            .collect();
+        let documented: Vec<Key> = Key::ALL
+            .iter()
+            .copied()
+            .filter(|key| !key.spec().reloads)
+            .collect();
+        assert_eq!(fixed, documented);
+        assert!(fixed_changes(&settings, &settings).is_empty());
+    }
+
+    #[test]
+    fn a_server_that_listens_everywhere_does_not_give_clients_that_address() {
+        assert_eq!(
+            client_url("0.0.0.0:80".parse().unwrap(), "/c"),
+            "http://THIS-MACHINE:80/c"
+        );
+        assert_eq!(
+            client_url("127.0.0.1:80".parse().unwrap(), ""),
+            "http://127.0.0.1:80"
+        );
+    }
+}

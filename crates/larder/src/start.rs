@@ -1,0 +1,138 @@
+//! Opening a data directory: its lock, its pools, the cache over them, and the first start's
+//! workspace and token.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use larder_auth::{Authenticator, TokenSecret};
+use larder_cache::{Cache, CacheMetrics};
+use larder_ledger::{Ledger, NewToken};
+use larder_model::AccessKind;
+use larder_protocols::{BodyLimits, Gateway, WorkspaceTable, default_workspace};
+use larder_store::{DataDir, OpenError};
+
+use crate::config::{Budgets, Settings};
+use crate::pools::{self, Pools};
+use crate::{clock, place};
+
+/// A data directory in use: nobody else has it.
+pub(crate) struct Engine {
+    pub(crate) pools: Arc<Pools>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    /// Held as long as anything uses the directory.
+    _lock: DataDir,
+}
+
+impl Engine {
+    /// Starts to open the pools of a locked directory; they load while the engine is in use.
+    pub(crate) fn open(lock: DataDir, settings: &Settings) -> anyhow::Result<Self> {
+        let budgets = Budgets::plan(settings, pools::disk_figures(lock.path())?)?;
+        let metrics = CacheMetrics::new();
+        let pools = Arc::new(Pools::start(&lock, settings, &budgets, &metrics)?);
+        let cache = Arc::new(pools.cache(settings, metrics));
+        let authenticator = Arc::new(Authenticator::new());
+        let gateway = Arc::new(Gateway::new(
+            Arc::clone(&cache),
+            Arc::clone(&authenticator),
+            workspace_table(settings),
+            BodyLimits {
+                idle: settings.limits.stall_timeout,
+                ..BodyLimits::default()
+            },
+        ));
+        Ok(Self {
+            pools,
+            cache,
+            gateway,
+            authenticator,
+            _lock: lock,
+        })
+    }
+}
+
+/// Takes the directory's lock. `advice` says what to do when another process has it.
+pub(crate) fn lock(data_dir: &Path, advice: &str) -> anyhow::Result<DataDir> {
+    let path = place::absolute(data_dir);
+    match DataDir::lock(&path) {
+        Err(OpenError::InUse { holder, .. }) => {
+            anyhow::bail!(
+                "another larder ({holder}) uses {}; {advice}",
+                path.display()
+            )
+        }
+        locked => {
+            locked.with_context(|| format!("cannot use {} as data directory", path.display()))
+        }
+    }
+}
+
+/// Makes the data directory, for its owner alone, unless it exists.
+pub(crate) fn make_data_dir(data_dir: &Path) -> anyhow::Result<()> {
+    if data_dir.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .with_context(|| format!("cannot create the data directory {}", data_dir.display()))
+}
+
+/// The workspaces that the configuration says something about.
+pub(crate) fn workspace_table(settings: &Settings) -> WorkspaceTable {
+    let workspaces = settings.workspaces.iter();
+    WorkspaceTable::new(workspaces.map(|(name, workspace)| (name.clone(), workspace.public)))
+}
+
+/// On the first start: makes the first workspace and a trusted token for it.
+pub(crate) async fn first_start(ledger: &Ledger) -> anyhow::Result<Option<TokenSecret>> {
+    let workspace = default_workspace();
+    let now_ms = clock::now_ms();
+    let workspaces = ledger.workspaces().await?;
+    match workspaces.as_slice() {
+        [] => ledger.create_workspace(workspace.as_str(), now_ms).await?,
+        // A first start that was cut short between its two steps.
+        [only] if only.name == workspace.as_str() && ledger.tokens().await?.is_empty() => {}
+        _ => return Ok(None),
+    }
+    let secret = TokenSecret::generate();
+    ledger
+        .create_token(NewToken {
+            hash: secret.hash().0,
+            workspace: workspace.to_string(),
+            access: AccessKind::Trusted.name().to_owned(),
+            scope: None,
+            name: Some("first start".to_owned()),
+            created_at_ms: now_ms,
+            expires_at_ms: None,
+        })
+        .await?;
+    Ok(Some(secret))
+}
+
+/// What a newcomer needs to paste, with the one token that is ever shown.
+pub(crate) fn welcome(secret: &TokenSecret, url: &str, data_dir: &Path) -> String {
+    let data_dir = place::absolute(data_dir);
+    let data_dir = data_dir.display().to_string();
+    let quoted = format!("'{}'", data_dir.replace('\'', r"'\''"));
+    format!(
+        "\n\
+         First start: made the workspace \"default\" and a trusted token. It is shown only now.\n\
+         \n\
+         For Nx, where trunk is built:\n\
+         \n\
+         \x20 export NX_SELF_HOSTED_REMOTE_CACHE_SERVER={url}\n\
+         \x20 export NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN={token}\n\
+         \n\
+         Pull requests must not have this token. They get one that reads what trunk wrote and\n\
+         writes to a scope of its own, which trunk never sees:\n\
+         \n\
+         \x20 larder token create --access isolated --data-dir {quoted}\n",
+        token = secret.expose(),
+    )
+}

@@ -1,0 +1,99 @@
+//! The table of crates in ARCHITECTURE.md against what cargo builds.
+//!
+//! The table is the fenced block ```` ```crates ````: one line for each crate of the workspace, `NAME` or `NAME -> NAME NAME`,
+//! with every crate of the workspace that it needs, except for its tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+#[test]
+fn the_crates_depend_on_each_other_as_architecture_md_says() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let documented = documented_graph(&page);
+    let built = built_graph();
+    assert!(
+        documented == built,
+        "ARCHITECTURE.md says\n{}\nbut cargo builds\n{}",
+        table(&documented),
+        table(&built)
+    );
+}
+
+fn documented_graph(page: &str) -> Graph {
+    let (_, rest) = page
+        .split_once("\n```crates\n")
+        .expect("ARCHITECTURE.md has a crates block");
+    let (block, _) = rest.split_once("\n```").expect("the crates block ends");
+    let mut graph = Graph::new();
+    for line in block.lines().filter(|line| !line.trim().is_empty()) {
+        let (name, needs) = line.split_once("->").unwrap_or((line, ""));
+        let needs = needs.split_whitespace().map(str::to_owned).collect();
+        let before = graph.insert(name.trim().to_owned(), needs);
+        assert!(before.is_none(), "ARCHITECTURE.md names {name} twice");
+    }
+    graph
+}
+
+fn built_graph() -> Graph {
+    let metadata = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(
+        metadata.status.success(),
+        "{}",
+        String::from_utf8_lossy(&metadata.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let names: BTreeSet<&str> = packages
+        .iter()
+        .map(|package| package["name"].as_str().unwrap())
+        .collect();
+    let needs = |package: &Value| {
+        let dependencies = package["dependencies"].as_array().unwrap().iter();
+        dependencies
+            .filter(|dependency| dependency["kind"] != "dev")
+            .map(|dependency| dependency["name"].as_str().unwrap())
+            .filter(|name| names.contains(name))
+            .map(str::to_owned)
+            .collect()
+    };
+    packages
+        .iter()
+        .map(|package| (package["name"].as_str().unwrap().to_owned(), needs(package)))
+        .collect()
+}
+
+fn table(graph: &Graph) -> String {
+    graph
+        .iter()
+        .fold(String::new(), |mut table, (name, needs)| {
+            let arrow = if needs.is_empty() { "" } else { " -> " };
+            let needs = needs
+                .iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(" ");
+            writeln!(table, "{name}{arrow}{needs}").unwrap();
+            table
+        })
+}
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
