@@ -58,10 +58,16 @@ impl HitBody {
         }
     }
 
-    /// All bytes, if they are at hand and none has been taken yet.
-    pub fn whole(&self) -> Option<Bytes> {
-        match &self.state {
-            State::Whole(bytes) => Some(bytes.clone()),
+    /// Takes all bytes, if they are at hand and none has been taken yet.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        match &mut self.state {
+            State::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.state = State::Ended;
+                self.remaining = 0;
+                self.series.bytes_out(bytes.len() as u64);
+                Some(bytes)
+            }
             State::Warm(_) | State::Cold(_) | State::Ended => None,
         }
     }

@@ -74,7 +74,7 @@ impl Latency {
         let ends = LATENCY_BUCKETS_US
             .iter()
             .map(|us| *us as f64 / 1e6)
-            .chain([f64::MAX]);
+            .chain([f64::INFINITY]);
         let counts: Vec<u64> = self
             .buckets
             .iter()

@@ -27,8 +27,8 @@ impl Body {
         Self(Source::Whole(Bytes::new()))
     }
 
-    pub(crate) fn entry(entry: HitBody) -> Self {
-        match entry.whole() {
+    pub(crate) fn entry(mut entry: HitBody) -> Self {
+        match entry.take_whole() {
             Some(bytes) => Self(Source::Whole(bytes)),
             None => Self(Source::Entry(Box::new(entry))),
         }

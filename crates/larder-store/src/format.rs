@@ -124,7 +124,7 @@ impl SegmentHeader {
 pub enum RecordKind {
     /// An entry.
     Entry,
-    /// Says that the record at another place is dead; its body is a [`Place`]'s eight bytes.
+    /// Says that the record at another place is dead: segment id (4), offset in units of 16 (4), hash of the key (16).
     Tombstone,
     /// An upload that was given up: `body_bytes` of nothing, so that recovery need not walk through it.
     Filler,

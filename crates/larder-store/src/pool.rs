@@ -47,6 +47,9 @@ pub struct PoolOptions {
     pub lease: Duration,
     /// The pool evicts rather than leave less than this free on its disk.
     pub free_reserve_bytes: u64,
+    /// More bytes to leave free, asked for whenever space is claimed: what other pools on the disk have
+    /// been promised and this one must not take.
+    pub reserved_for_others: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Where the time comes from.
     pub clock: Clock,
     /// Told of every event, from whatever thread it happens on. Must not call back into the pool.
@@ -68,6 +71,7 @@ impl PoolOptions {
             durability: Durability::Written,
             lease: Duration::from_hours(1),
             free_reserve_bytes: 1 << 30,
+            reserved_for_others: Arc::new(|| 0),
             clock: Clock::System,
             observer: Arc::new(|_| {}),
             seed: None,
@@ -261,6 +265,7 @@ pub(crate) struct Shared {
     pub(crate) durability: Durability,
     pub(crate) lease_s: u32,
     pub(crate) free_reserve_bytes: u64,
+    pub(crate) reserved_for_others: Arc<dyn Fn() -> u64 + Send + Sync>,
     pub(crate) clock: Clock,
     pub(crate) observer: Arc<dyn Fn(&Event) + Send + Sync>,
     pub(crate) random: Random,
@@ -325,6 +330,12 @@ impl Pool {
             .store(budget_bytes, Ordering::Relaxed);
         self.shared.wake_chores();
         Ok(())
+    }
+
+    /// What is left of the budget.
+    pub fn unclaimed_bytes(&self) -> u64 {
+        let budget = self.shared.budget_bytes.load(Ordering::Relaxed);
+        budget.saturating_sub(self.shared.space.used())
     }
 
     /// The most bytes a body can have here.

@@ -81,6 +81,7 @@ pub(crate) fn open(
         durability: options.durability,
         lease_s: u32::try_from(options.lease.as_secs()).unwrap_or(u32::MAX),
         free_reserve_bytes: options.free_reserve_bytes,
+        reserved_for_others: options.reserved_for_others,
         clock: options.clock,
         observer: options.observer,
         random,

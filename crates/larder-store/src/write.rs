@@ -599,7 +599,12 @@ impl Shared {
     pub(crate) fn limit(&self, used: u64) -> u64 {
         let budget = self.budget_bytes.load(Ordering::Relaxed);
         match self.disk.free_bytes(&self.dir) {
-            Ok(free) => budget.min((used + free).saturating_sub(self.free_reserve_bytes)),
+            Ok(free) => {
+                let kept_free = self
+                    .free_reserve_bytes
+                    .saturating_add((self.reserved_for_others)());
+                budget.min((used + free).saturating_sub(kept_free))
+            }
             Err(_) => budget,
         }
     }

@@ -592,3 +592,38 @@ fn the_simulation_finds_removed_entries_that_come_back() {
     let bug = Some(Bug::ForgetToBury);
     assert!((1..=20).any(|seed| random_history(seed, 600, Durability::Synced, bug).is_err()));
 }
+
+#[test]
+fn on_a_crowded_disk_a_pool_leaves_others_what_they_were_promised() {
+    let disk = SimDisk::new(1, DISK);
+    let promised = Arc::new(AtomicU64::new(0));
+    let promise = Arc::clone(&promised);
+    let options = PoolOptions {
+        free_reserve_bytes: 0,
+        reserved_for_others: Arc::new(move || promise.load(Ordering::Relaxed)),
+        seed: Some(1),
+        ..PoolOptions::new(2 * DISK)
+    };
+    let pool = Pool::open(disk.clone(), Path::new("pool"), options).expect("opens");
+    let fill = |first: u64| {
+        for number in first..first + 2000 {
+            let key = number.to_le_bytes();
+            let record = NewRecord {
+                key: &key,
+                metadata: &[],
+                writer: 0,
+                replace: false,
+            };
+            pool.put(&record, &[7; 4000])
+                .expect("older entries make room");
+        }
+    };
+    fill(0);
+    assert!(
+        disk.bytes() > DISK / 2,
+        "nothing is promised, so the disk fills"
+    );
+    promised.store(DISK / 2, Ordering::Relaxed);
+    fill(2000);
+    assert!(disk.bytes() <= DISK / 2, "{} bytes of {DISK}", disk.bytes());
+}

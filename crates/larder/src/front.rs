@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode, Uri};
 use larder_auth::{Authenticator, Credential};
@@ -92,7 +92,10 @@ impl Front {
             return Some(route());
         }
         let text = "only GET and HEAD here\n";
-        Some(answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into()))
+        let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        refusal.headers_mut().insert(ALLOW, allowed);
+        Some(refusal)
     }
 
     fn readiness(&self) -> Response<Body> {

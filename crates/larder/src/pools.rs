@@ -39,10 +39,21 @@ impl Pools {
         let durability = settings.store.durability;
         let (counter, loading) = watch::channel(budgets.pools.len());
         let counter = Arc::new(counter);
-        let mut handles = BTreeMap::new();
+        let handles: BTreeMap<PoolName, PoolHandle> = budgets
+            .pools
+            .keys()
+            .map(|name| (name.clone(), PoolHandle::loading()))
+            .collect();
+        let promised = promised_to_trusted(&handles);
         let mut threads = Vec::new();
         for (name, budget_bytes) in &budgets.pools {
+            let reserved_for_others: Arc<dyn Fn() -> u64 + Send + Sync> = if name.trusted {
+                Arc::new(|| 0)
+            } else {
+                promised.clone()
+            };
             let options = PoolOptions {
+                reserved_for_others,
                 durability,
                 lease: settings.store.lease,
                 free_reserve_bytes: budgets.free_reserve_bytes,
@@ -52,7 +63,7 @@ impl Pools {
             let directory = name.directory(data.path());
             std::fs::create_dir_all(&directory)
                 .with_context(|| format!("cannot create {}", directory.display()))?;
-            let handle = PoolHandle::loading();
+            let handle = handles[name].clone();
             let (stop, counter) = (Arc::clone(&stop), Arc::clone(&counter));
             let own = handle.clone();
             let thread = std::thread::Builder::new()
@@ -65,8 +76,7 @@ impl Pools {
                     }
                 })
                 .context("cannot start a thread")?;
-            threads.push((handle.clone(), thread));
-            handles.insert(name.clone(), handle);
+            threads.push((handle, thread));
         }
         Ok(Self {
             handles,
@@ -163,6 +173,19 @@ impl Pools {
             }
         }
     }
+}
+
+/// What the trusted pools may still claim of the disk. Where the disk has less room than all budgets
+/// together, untrusted entries give way, and never trusted ones to them.
+fn promised_to_trusted(
+    handles: &BTreeMap<PoolName, PoolHandle>,
+) -> Arc<dyn Fn() -> u64 + Send + Sync> {
+    let trusted = handles.iter().filter(|(name, _)| name.trusted);
+    let trusted: Vec<PoolHandle> = trusted.map(|(_, handle)| handle.clone()).collect();
+    Arc::new(move || {
+        let pools = trusted.iter().filter_map(PoolHandle::pool);
+        pools.map(Pool::unclaimed_bytes).sum()
+    })
 }
 
 fn look_after(pool: &Pool, stop: &AtomicBool) {

@@ -348,6 +348,7 @@ async fn counters_say_who_did_what_and_their_labels_are_bounded() {
     ] {
         assert!(text.lines().any(|each| each == line), "{line}\n{text}");
     }
+    assert!(text.contains(r#"le="+Inf""#), "quantiles need the last bucket");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use larder_cache::{Purge, PurgeFilter, Stats};
 use larder_model::{Dialect, EntryKey, WriterId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Which entries to purge: those that match every field that is set. At least one field must be
 /// set, or `everything`, which goes with no other.
@@ -10,30 +10,40 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct PurgeRequest {
     /// A workspace's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub workspace: Option<String>,
     /// A scope: `trusted`, or an untrusted scope's whole path.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub scope: Option<String>,
     /// A dialect, such as `nx`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub dialect: Option<String>,
     /// A key as the tool writes it, not percent-encoded.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub key: Option<String>,
     /// The id of the token that wrote the entries.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub writer: Option<u64>,
     /// Entries stored before this time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub written_before_ms: Option<u64>,
     /// Entries stored at this time or later.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub written_after_ms: Option<u64>,
     /// Everything the caller administers.
     pub everything: bool,
     /// Removes nothing, only counts.
     pub dry_run: bool,
+}
+
+/// A field that is there has a value: `null`, as a script writes that looked something up and failed, would
+/// otherwise purge more than was meant.
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 /// What is wrong with a message.

@@ -109,6 +109,8 @@ async fn nobody_else_gets_anywhere_and_a_failed_purge_removes_nothing() {
         "[]",
         r#"{"everything": "yes"}"#,
         r#"{"scope": ""}"#,
+        // A script that looked a writer up and found none means no entries, not all of a workspace's.
+        r#"{"workspace": "default", "writer": null}"#,
     ] {
         check_error(&call(&house, "admin", "purge", body).await, 400, "");
     }

@@ -1,0 +1,49 @@
+//! Chores of this repository, run as `cargo xtask CHORE`.
+//!
+//! Each chore says what it does before it does something slow, and does all of its own set-up. Whatever it installs goes below
+//! `target/`, so `cargo clean` undoes it; only `bench http` asks apt for nginx and wrk.
+
+mod bench;
+mod clients;
+mod docs;
+mod lint;
+mod schemathesis;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+cargo xtask test                  install the pinned clients, then run every test
+cargo xtask lint                  rustfmt, clippy, cargo-deny
+cargo xtask clients               only install the pinned clients
+cargo xtask docs --check|--write  compare docs/config.md with the program, or write it
+cargo xtask bench store|http      measure, and write bench/runs/DATE-MACHINE/";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::say(&format!("failed: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    std::env::set_current_dir(larder_testkit::repository_root())?;
+    match words {
+        ["test"] => test::run(),
+        ["lint"] => lint::run(),
+        ["clients"] => clients::install_all().map(|_| ()),
+        ["docs", "--check"] => docs::check(),
+        ["docs", "--write"] => docs::write(),
+        ["bench", "store"] => bench::store::run(),
+        ["bench", "http"] => bench::http::run(),
+        _ => bail!("unknown chore {:?}\n{USAGE}", words.join(" ")),
+    }
+}
