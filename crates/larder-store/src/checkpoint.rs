@@ -1,9 +1,10 @@
 //! The checkpoint: the index, saved so that opening a pool need not read the whole log.
 //!
 //! Before the slots are copied, every segment's covered length is noted; whatever lands while they
-//! are copied is in the log behind it and found again by recovery. The log is synced first, so
-//! that a checkpoint never knows more than the disk does.
+//! are copied is in the log behind it and found again by recovery. After they are copied the log is synced, and only then
+//! the checkpoint takes its name; so it never knows more than the disk does.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,19 +22,28 @@ const FILE_NAME: &str = "index.ckpt";
 const UNFINISHED_FILE_NAME: &str = "index.ckpt.tmp";
 /// Slots are written and read in blocks of at most this many: 2 MiB.
 const BLOCK_SLOTS: usize = 65_536;
+/// Room in a checkpoint for entries that come while a small one is written.
+const SLOTS_SLACK: u64 = 256;
+/// Where a checkpoint is more than this part of the budget there is only one at a time.
+const CHECKPOINT_PART: u64 = 32;
 
 impl Shared {
     /// Saves the index.
     pub(crate) fn checkpoint(self: &Arc<Self>) -> io::Result<()> {
         let mut current = self.checkpoint_claim.lock();
         let began_ms = self.clock.now_ms();
-        // Taken before the sync: what lands in between is durable or in the log behind.
+        // What lands while the slots are copied is in the log behind this.
         let mut segments: Vec<_> = self.segments.read().values().cloned().collect();
         segments.sort_unstable_by_key(|segment| segment.id());
-        let covered: Vec<_> = segments
+        let mut covered: BTreeMap<u32, u64> = segments
             .iter()
             .map(|segment| (segment.id(), segment.covered()))
             .collect();
+        self.sync_now();
+        // Of what could not be synced, the next start reads what there is.
+        for segment in segments.iter().filter(|segment| !segment.is_sound()) {
+            covered.insert(segment.id(), 0);
+        }
         let slot_count = self.index.len();
         let header = CheckpointHeader {
             segment_count: covered.len() as u32,
@@ -42,11 +52,21 @@ impl Shared {
             next_segment: self.next_segment.load(Ordering::Relaxed),
             slot_count,
         };
-        self.sync.sync()?;
         let (file, mut claim) = self.create_checkpoint(&header, &mut current)?;
         let unfinished = self.dir.join(UNFINISHED_FILE_NAME);
         let written = write_checkpoint(&*file, &header, &covered, &self.index, claim.bytes())
             .and_then(|end| {
+                // Every slot's record has to be durable before the slot is.
+                self.sync_now();
+                let unsound = |segment: &&Arc<Segment>| {
+                    !segment.is_sound() && covered.get(&segment.id()) != Some(&0)
+                };
+                if let Some(segment) = self.segments.read().values().find(unsound) {
+                    let id = segment.id();
+                    return Err(io::Error::other(format!(
+                        "segment {id} could not be synced"
+                    )));
+                }
                 file.sync()?;
                 self.disk.rename(&unfinished, &self.dir.join(FILE_NAME))?;
                 self.disk.sync_dir(&self.dir)?;
@@ -60,8 +80,8 @@ impl Shared {
             }
         }
         *current = Some(claim);
-        for (segment, (_, covered)) in segments.iter().zip(&covered) {
-            segment.set_checkpointed(*covered);
+        for segment in &segments {
+            segment.set_checkpointed(covered[&segment.id()]);
         }
         let took = Duration::from_millis(self.clock.now_ms().saturating_sub(began_ms));
         self.observe(&Event::Checkpointed {
@@ -78,17 +98,17 @@ impl Shared {
         header: &CheckpointHeader,
         current: &mut Option<SpaceClaim>,
     ) -> io::Result<(Arc<dyn File>, SpaceClaim)> {
-        // Entries may come while the slots are written, but rarely an eighth more.
-        let slots = header.slot_count + header.slot_count / 8 + 4096;
-        let bytes = CheckpointHeader::BYTES as u64
-            + u64::from(header.segment_count) * COVERED_BYTES as u64
-            + slots * Slot::BYTES as u64;
-        let claim = if let Some(claim) = self.take_kept_space(bytes) {
+        let bytes = checkpoint_bytes(header.slot_count, u64::from(header.segment_count));
+        // Not what is kept for reclaim.
+        let take = || {
+            self.space
+                .take(bytes, self.limit().saturating_sub(self.segment_bytes()))
+        };
+        let claim = if let Some(claim) = take() {
             claim
         } else {
             self.remove_checkpoint(current)?;
-            self.take_kept_space(bytes)
-                .ok_or(io::ErrorKind::StorageFull)?
+            take().ok_or(io::ErrorKind::StorageFull)?
         };
         let unfinished = self.dir.join(UNFINISHED_FILE_NAME);
         match self.disk.remove(&unfinished) {
@@ -105,24 +125,76 @@ impl Shared {
         }
         self.disk.sync_dir(&self.dir)?;
         *current = None;
+        for segment in self.segments.read().values() {
+            segment.set_checkpointed(0);
+        }
         Ok(())
     }
 
-    /// Sees to it that no checkpoint knows an entry whose end only this segment tells, before the segment goes.
-    pub(crate) fn outdate_checkpoint(self: &Arc<Self>, segment: &Segment) -> io::Result<()> {
-        if segment.is_checkpointed() || self.checkpoint().is_ok() {
+    /// Bytes that writers leave free for the next checkpoint. Where a checkpoint is a large part of the budget, that
+    /// is only what it is to be larger than the one there is, which it replaces.
+    pub(crate) fn checkpoint_reserve(&self) -> u64 {
+        let bytes = checkpoint_bytes(self.index.len(), self.segments.read().len() as u64);
+        if bytes <= self.budget_bytes.load(Ordering::Relaxed) / CHECKPOINT_PART {
+            return bytes;
+        }
+        // Whoever holds the lock is writing one, and has its space.
+        let current = self.checkpoint_claim.try_lock();
+        let current = current
+            .as_deref()
+            .and_then(Option::as_ref)
+            .map_or(0, SpaceClaim::bytes);
+        bytes.saturating_sub(current)
+    }
+
+    /// Removes a checkpoint that knows many more entries than there are. Returns the bytes that frees.
+    pub(crate) fn drop_outsized_checkpoint(&self) -> u64 {
+        let mut current = self.checkpoint_claim.lock();
+        let bytes = current.as_ref().map_or(0, SpaceClaim::bytes);
+        let needed = checkpoint_bytes(self.index.len(), self.segments.read().len() as u64);
+        if bytes <= needed {
+            return 0;
+        }
+        match self.remove_checkpoint(&mut current) {
+            Ok(()) => bytes,
+            Err(error) => {
+                self.disk_failed("remove the checkpoint", &error);
+                0
+            }
+        }
+    }
+
+    /// Sees to it that no checkpoint knows an entry whose end only the log tells: saves the index, or removes the
+    /// checkpoint that there is.
+    pub(crate) fn renew_checkpoint(self: &Arc<Self>) -> io::Result<()> {
+        if self.checkpoint().is_ok() {
             return Ok(());
         }
         let mut current = self.checkpoint_claim.lock();
         self.remove_checkpoint(&mut current)
     }
+
+    /// The same before a segment goes, which may be the only one to tell.
+    pub(crate) fn outdate_checkpoint(self: &Arc<Self>, segment: &Segment) -> io::Result<()> {
+        if segment.is_checkpointed() {
+            Ok(())
+        } else {
+            self.renew_checkpoint()
+        }
+    }
+}
+
+/// Bytes of a checkpoint of about this many slots: entries may come while they are written, but rarely an eighth more.
+fn checkpoint_bytes(slots: u64, segments: u64) -> u64 {
+    let slots = slots + slots / 8 + SLOTS_SLACK;
+    CheckpointHeader::BYTES as u64 + segments * COVERED_BYTES as u64 + slots * Slot::BYTES as u64
 }
 
 /// Writes a checkpoint of at most `bytes_max` bytes and returns its length.
 fn write_checkpoint(
     file: &dyn File,
     header: &CheckpointHeader,
-    covered: &[(u32, u64)],
+    covered: &BTreeMap<u32, u64>,
     index: &Index,
     bytes_max: u64,
 ) -> io::Result<u64> {
@@ -157,6 +229,7 @@ fn write_checkpoint(
     };
     for shard in 0..index.shard_count() {
         index.copy_shard(shard, &mut slots);
+        slots.retain(|slot| covered.get(&slot.place.segment) != Some(&0));
         if slots.len() >= BLOCK_SLOTS {
             slots
                 .chunks(BLOCK_SLOTS)
@@ -191,11 +264,12 @@ pub(crate) fn load(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    match read_checkpoint(&*file, keep) {
-        Ok(loaded) => Ok(loaded),
-        // Torn or unreadable: the log knows the same, and more slowly.
-        Err(_) => Ok(None),
+    if let Ok(Some(loaded)) = read_checkpoint(&*file, keep) {
+        return Ok(Some(loaded));
     }
+    // Torn or unreadable: the log knows the same, and more slowly.
+    disk.remove(&dir.join(FILE_NAME))?;
+    Ok(None)
 }
 
 fn read_checkpoint(file: &dyn File, keep: &dyn Fn(&Slot) -> bool) -> io::Result<Option<Loaded>> {

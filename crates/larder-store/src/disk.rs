@@ -140,8 +140,10 @@ impl File for RealFile {
         if wait == Wait::Never {
             let mut parts = [IoSliceMut::new(buffer)];
             match rustix::io::preadv2(&self.0, &mut parts, offset, ReadWriteFlags::NOWAIT) {
-                // The file system cannot tell; a plain read is all there is.
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {}
+                // The file system cannot tell, so any read may have to wait.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => {
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
                 result => return Ok(result?),
             }
         }

@@ -15,7 +15,8 @@
 //! The header is written last and carries a SipHash-2-4 tag, keyed by its segment's random salt, over
 //! the segment's id, the record's offset, the header, the key and the metadata. Space that was
 //! reserved and never completed is full of bytes that a client chose; recovery walks through
-//! such gaps, and the tag is why a client cannot plant a record there.
+//! such gaps, and the tag is why a client cannot plant a record there. A second, shorter tag over the
+//! header alone keeps what looks like a header from being read any further.
 
 use std::hash::Hasher;
 
@@ -162,7 +163,7 @@ impl RecordKind {
 /// | 40 | 8 | writer |
 /// | 48 | 8 | tag: SipHash-2-4, keyed by the salt, over segment id (4), offset (8), bytes 0 to 47, key, metadata |
 /// | 56 | 4 | state: `LIVE`, anything else is dead |
-/// | 60 | 4 | zero |
+/// | 60 | 4 | header tag: the low half of SipHash-2-4, keyed by the salt, over segment id (4), offset (8), bytes 0 to 55 |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
     /// What the record is.
@@ -236,9 +237,11 @@ impl RecordHeader {
         bytes[24..32].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.written_at_ms.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.writer.to_le_bytes());
-        let tag = tag(tag_key, offset, &bytes[..48], key, metadata);
-        bytes[48..56].copy_from_slice(&tag.to_le_bytes());
+        let whole_tag = tag(tag_key, offset, &bytes[..48], key, metadata);
+        bytes[48..56].copy_from_slice(&whole_tag.to_le_bytes());
         bytes[56..60].copy_from_slice(&STATE_LIVE);
+        let header_tag = tag(tag_key, offset, &bytes[..56], &[], &[]) as u32;
+        bytes[60..64].copy_from_slice(&header_tag.to_le_bytes());
         bytes
     }
 
@@ -267,6 +270,11 @@ impl RecordHeader {
         })
     }
 
+    /// Whether the header (`bytes`) alone was written by us for this place: worth a look at key and metadata.
+    pub(crate) fn header_tag_fits(bytes: &[u8], tag_key: &TagKey, offset: u64) -> bool {
+        tag(tag_key, offset, &bytes[..56], &[], &[]) as u32 == u32_at(bytes, 60)
+    }
+
     /// Whether header (`bytes`), key and metadata were written by us for this place.
     pub(crate) fn tag_fits(
         &self,
@@ -279,6 +287,9 @@ impl RecordHeader {
         tag(tag_key, offset, &bytes[..48], key, metadata) == u64_at(bytes, 48)
     }
 }
+
+/// Bytes of a tombstone's body: a place (8) and a hash (16).
+pub(crate) const TOMBSTONE_BYTES: usize = 24;
 
 /// The most bytes a body may have, so that no sum of lengths overflows.
 pub(crate) const BODY_BYTES_MAX: u64 = 1 << 48;

@@ -10,6 +10,7 @@
 //! with the slot, so at most one complete record of a write-once key ever gets on disk.
 
 use std::hash::Hasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use siphasher::sip128::{Hasher128, SipHasher24};
@@ -160,6 +161,7 @@ pub(crate) enum Claim {
 /// The pool's index.
 pub(crate) struct Index {
     hash_key: [u8; 16],
+    len: AtomicU64,
     shards: Box<[(Mutex<Shard>, Condvar)]>,
 }
 
@@ -176,6 +178,7 @@ impl Index {
         };
         Self {
             hash_key,
+            len: AtomicU64::new(0),
             shards: std::iter::repeat_with(shard).take(SHARD_COUNT).collect(),
         }
     }
@@ -257,15 +260,31 @@ impl Index {
         let (shard, released) = self.shard(hash);
         let mut shard = shard.lock();
         shard.claims.retain(|claim| *claim != hash);
-        let replaced = slot.and_then(|slot| shard.table.insert(slot));
+        let replaced = slot.and_then(|mut slot| {
+            // What was promised of the key holds for its new record.
+            if let Some(old) = shard.table.get_mut(hash) {
+                slot.leased_at_s = old.leased_at_s;
+                slot.set_used(old.is_used());
+            }
+            self.count(shard.table.insert(slot))
+        });
         drop(shard);
         released.notify_all();
         replaced
     }
 
+    /// Counts what an insertion added.
+    fn count(&self, replaced: Option<Slot>) -> Option<Slot> {
+        if replaced.is_none() {
+            self.len.fetch_add(1, Ordering::Relaxed);
+        }
+        replaced
+    }
+
     /// Puts in a slot that recovery found.
     pub(crate) fn restore(&self, slot: Slot) -> Option<Slot> {
-        self.shard(slot.hash).0.lock().table.insert(slot)
+        let mut shard = self.shard(slot.hash).0.lock();
+        self.count(shard.table.insert(slot))
     }
 
     /// Points the key at its record's copy, unless it has come to point elsewhere. The copy starts
@@ -291,20 +310,45 @@ impl Index {
 
     /// Takes the key out if it still points at `place`.
     pub(crate) fn remove(&self, hash: u128, place: Place) -> bool {
-        self.shard(hash)
-            .0
-            .lock()
-            .table
-            .remove_if(hash, |slot| slot.place == place)
-            .is_some()
+        self.remove_if(hash, |now| now.place == place)
+    }
+
+    /// Takes the key out if nobody has leased it since `slot` was read. Returns the slot if somebody has.
+    pub(crate) fn evict(&self, slot: &Slot) -> Option<Slot> {
+        let unchanged = |now: &Slot| now.place == slot.place && now.leased_at_s == slot.leased_at_s;
+        if self.remove_if(slot.hash, unchanged) {
+            return None;
+        }
+        self.peek(slot.hash).filter(|now| now.place == slot.place)
+    }
+
+    fn remove_if(&self, hash: u128, only_if: impl FnOnce(&Slot) -> bool) -> bool {
+        let mut shard = self.shard(hash).0.lock();
+        let removed = shard.table.remove_if(hash, only_if).is_some();
+        if removed {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+        removed
+    }
+
+    /// Takes out every key that points into a segment, and says how many. Looks at the whole index.
+    pub(crate) fn forget_segment(&self, segment: u32) -> u64 {
+        let mut forgotten = 0;
+        let mut slots = Vec::new();
+        for shard in 0..self.shard_count() {
+            slots.clear();
+            self.copy_shard(shard, &mut slots);
+            let inside = slots.iter().filter(|slot| slot.place.segment == segment);
+            forgotten += inside
+                .filter(|slot| self.remove(slot.hash, slot.place))
+                .count() as u64;
+        }
+        forgotten
     }
 
     /// The number of entries.
     pub(crate) fn len(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|(shard, _)| shard.lock().table.len as u64)
-            .sum()
+        self.len.load(Ordering::Relaxed)
     }
 
     /// A copy of one shard's slots, in order of hash. Shards follow each other in order of hash, too.
@@ -329,6 +373,7 @@ impl Index {
                     shard.table.rebuild(grown.max(capacity).max(CAPACITY_MIN));
                 }
                 shard.table.append(*slot);
+                self.len.fetch_add(1, Ordering::Relaxed);
             }
         }
     }

@@ -276,6 +276,7 @@ pub(crate) struct Shared {
     pub(crate) active: ActiveSegment,
     pub(crate) sync: GroupSync,
     pub(crate) next_segment: AtomicU32,
+    pub(crate) next_age: AtomicU64,
     pub(crate) next_sequence: AtomicU64,
     /// Held by whoever moves or kills records: reclaim and purge, one segment or one batch at a time.
     pub(crate) moving: Mutex<()>,
@@ -283,6 +284,10 @@ pub(crate) struct Shared {
     pub(crate) chore_due: Mutex<bool>,
     pub(crate) chore_due_changed: Condvar,
     pub(crate) checkpoint_claim: Mutex<Option<SpaceClaim>>,
+    /// Records that could not be buried yet.
+    pub(crate) unburied: Mutex<Vec<(u128, Place)>>,
+    /// Segments that could not be removed yet.
+    pub(crate) undeleted: Mutex<Vec<Arc<Segment>>>,
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
     #[cfg(feature = "sim")]
@@ -404,8 +409,14 @@ impl Shared {
         self.next_sequence.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// What was read at `slot`'s place did not verify: the entry is a miss from now on.
-    pub(crate) fn lose(self: &Arc<Self>, slot: &Slot) {
+    /// Orders segments for reclaim.
+    pub(crate) fn next_age(&self) -> u64 {
+        self.next_age.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What was read at `slot`'s place did not verify: the entry is a miss from now on. Readers come here, so
+    /// burying the record is left to chores.
+    pub(crate) fn lose(&self, slot: &Slot) {
         if self.index.remove(slot.hash, slot.place) {
             self.counters
                 .corrupt_entries
@@ -415,9 +426,8 @@ impl Shared {
                 segment,
                 offset: slot.place.offset(),
             });
-            if let Err(error) = self.bury(slot.hash, slot.place) {
-                self.disk_failed("mark a record dead", &error);
-            }
+            self.unburied.lock().push((slot.hash, slot.place));
+            self.wake_chores();
         }
     }
 

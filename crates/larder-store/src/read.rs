@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
@@ -151,19 +152,25 @@ impl Pool {
             let Some(slot) = shared.index.get_used(hash) else {
                 return Ok(None);
             };
-            // Between the two look-ups reclaim may have moved the entry.
+            // Between the two look-ups reclaim may have moved the entry, or evicted it.
             let Some(segment) = shared.segment(slot.place.segment) else {
                 continue;
             };
             return match shared.open_entry(segment, &slot, key, wait) {
                 Ok(entry) => Ok(Some(entry)),
                 Err(Doubt::WouldBlock) => Err(WouldBlock),
-                Err(Doubt::OtherKey) => Ok(None),
+                Err(Doubt::OtherKey) => {
+                    // Of two keys with one hash, only one can be here.
+                    shared.index.remove(hash, slot.place);
+                    Ok(None)
+                }
                 Err(Doubt::Unverified) => {
                     shared.lose(&slot);
                     Ok(None)
                 }
                 Err(Doubt::Disk(error)) => {
+                    // Present, and never to be had, would break builds again and again.
+                    shared.index.remove(hash, slot.place);
                     shared.disk_failed("read", &error);
                     Ok(None)
                 }
@@ -254,6 +261,7 @@ impl Reader {
         slot: Slot,
         header: RecordHeader,
     ) -> Self {
+        segment.readers.fetch_add(1, Ordering::Relaxed);
         Self {
             shared,
             segment,
@@ -281,6 +289,7 @@ impl Reader {
                 Err(ReadError::Lost)
             }
             Err(Doubt::Disk(error)) => {
+                self.shared.index.remove(self.slot.hash, self.slot.place);
                 self.shared.disk_failed("read", &error);
                 Err(ReadError::Lost)
             }
@@ -336,6 +345,12 @@ impl Reader {
         self.table = table;
         self.table_start = first;
         Ok(())
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.segment.readers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -23,6 +23,8 @@ use crate::walk::Walk;
 const CARRY_PART: u64 = 5;
 /// Of a segment's bytes, at most one part in this many is copied because it is leased.
 const LEASE_PART: u64 = 2;
+/// Of the budget, at most one part in this many is evicted from under its readers.
+const READERS_PART: u64 = 16;
 
 /// An entry that lives in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +44,23 @@ pub(crate) enum Plan {
     Wait { until_s: u32 },
 }
 
+/// When an entry's lease ends, Unix seconds.
+fn lease_end(slot: &Slot, lease_s: u32) -> u32 {
+    slot.leased_at_s.saturating_add(lease_s)
+}
+
+/// Whether an entry is leased. One that will be leased for more than twice as long as a lease lasts was leased with a
+/// clock that was wrong.
+fn is_leased(slot: &Slot, now_s: u32, lease_s: u32) -> bool {
+    slot.leased_at_s > 0
+        && lease_end(slot, lease_s) > now_s
+        && slot.leased_at_s <= now_s.saturating_add(lease_s)
+}
+
 /// Decides what to do with a segment of `segment_bytes` in which `residents` live.
 pub(crate) fn plan(residents: &[Resident], segment_bytes: u64, now_s: u32, lease_s: u32) -> Plan {
-    let lease_end = |resident: &Resident| resident.slot.leased_at_s.saturating_add(lease_s);
-    let is_leased =
-        |resident: &&Resident| resident.slot.leased_at_s > 0 && lease_end(resident) > now_s;
+    let lease_end = |resident: &Resident| lease_end(&resident.slot, lease_s);
+    let is_leased = |resident: &&Resident| is_leased(&resident.slot, now_s, lease_s);
     if let [only] = residents
         && only.record_bytes > segment_bytes / LEASE_PART
     {
@@ -79,64 +93,71 @@ pub(crate) fn plan(residents: &[Resident], segment_bytes: u64, now_s: u32, lease
 }
 
 impl Shared {
-    /// Makes some room, unless by now there is room for `wanted` bytes. False if nothing can go.
-    pub(crate) fn reclaim_one(self: &Arc<Self>, wanted: u64) -> bool {
+    /// Makes some room, unless by now there is room for `wanted` bytes. Returns how many bytes came free or will
+    /// when their readers are done; 0 if nothing can go.
+    pub(crate) fn reclaim_one(self: &Arc<Self>, wanted: u64) -> u64 {
         let _moving = self.moving.lock();
         let used = self.space.used();
-        if used + wanted <= self.limit(used) {
-            return true;
+        if used.saturating_add(wanted) <= self.limit() {
+            return wanted;
         }
         let mut sealed_active = false;
         loop {
             let Some(segment) = self.oldest_evictable() else {
                 // The active segment may hold what little there is.
                 if sealed_active {
-                    return false;
+                    return self.drop_outsized_checkpoint();
                 }
                 self.seal_active();
                 sealed_active = true;
                 continue;
             };
+            let bytes = segment.disk_bytes();
             match self.reclaim(&segment) {
-                Ok(true) => return true,
+                Ok(true) => return bytes.max(1),
                 Ok(false) => {}
                 Err(error) => {
                     self.disk_failed("reclaim a segment", &error);
-                    return false;
+                    return 0;
                 }
             }
         }
     }
 
     /// The oldest segment that nobody writes to and whose leases may have ended; of those that nobody reads, if
-    /// there is one, since the space of the others comes free only when their readers are done.
+    /// there is one. What is evicted while it is read comes free only when its readers are done, so a few slow
+    /// ones could drain the pool: together they hold on to a small part of it, and what more they read stays.
     fn oldest_evictable(&self) -> Option<Arc<Segment>> {
         let now_s = self.clock.now_s();
-        let segments = self.segments.read();
-        let evictable = segments.values().filter(|segment| {
-            segment.is_idle() && segment.leased_until_s.load(Ordering::Relaxed) <= now_s
+        let budget = self.budget_bytes.load(Ordering::Relaxed);
+        let left_to_readers = (budget / READERS_PART).saturating_sub(self.space.held_by_readers());
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
+        let evictable = segments.into_iter().filter(|segment| {
+            let until_s = segment.leased_until_s.load(Ordering::Relaxed);
+            // A clock that was set back must not make leases longer than they are.
+            let is_leased =
+                until_s > now_s && until_s <= now_s.saturating_add(self.lease_s.saturating_mul(2));
+            segment.is_idle()
+                && !is_leased
+                && (!segment.is_read() || segment.disk_bytes() <= left_to_readers)
         });
-        evictable
-            .min_by_key(|segment| {
-                let is_read =
-                    Arc::strong_count(segment) > 1 && !segment.dirty.load(Ordering::Relaxed);
-                (is_read, segment.age.load(Ordering::Relaxed))
-            })
-            .cloned()
+        evictable.min_by_key(|segment| (segment.is_read(), segment.age.load(Ordering::Relaxed)))
     }
 
     /// Evicts a segment, or finds that it has to stay. Needs [`Shared::moving`].
     fn reclaim(self: &Arc<Self>, segment: &Arc<Segment>) -> io::Result<bool> {
-        let residents = self.residents(segment)?;
+        let Residents {
+            residents,
+            all_seen,
+        } = self.residents(segment);
         let now_s = self.clock.now_s();
-        let carry = match plan(&residents, segment.tail(), now_s, self.lease_s) {
+        let mut carry = match plan(&residents, segment.tail(), now_s, self.lease_s) {
             Plan::Evict { carry } => carry,
             Plan::Renew => {
                 for resident in &residents {
                     self.index.forget_use(resident.slot.hash);
                 }
-                let age = self.next_segment.fetch_add(1, Ordering::Relaxed);
-                segment.renew(u64::from(age));
+                segment.age.store(self.next_age(), Ordering::Relaxed);
                 return Ok(false);
             }
             Plan::Wait { until_s } => {
@@ -145,16 +166,28 @@ impl Shared {
             }
         };
         self.outdate_checkpoint(segment)?;
-        let carried = self.carry_all(segment, &carry)?;
-        let evicted = residents.iter().map(|resident| resident.slot);
-        let evicted = evicted
-            .filter(|slot| self.index.remove(slot.hash, slot.place))
-            .count() as u64;
+        let mut carried = 0;
+        loop {
+            carried += self.carry_all(segment, &carry)?;
+            // What was leased while this went on has been promised as well.
+            let leased = residents.iter().filter_map(|resident| {
+                let slot = self.index.evict(&resident.slot)?;
+                Some(Resident { slot, ..*resident })
+            });
+            carry = leased.collect();
+            if carry.is_empty() {
+                break;
+            }
+        }
+        let mut evicted = (residents.len() as u64).saturating_sub(carried);
+        if !all_seen {
+            evicted += self.index.forget_segment(segment.id());
+        }
         self.counters
             .evicted_entries
             .fetch_add(evicted, Ordering::Relaxed);
-        self.discard(segment);
         let (id, bytes) = (segment.id(), segment.disk_bytes());
+        self.discard(segment);
         self.observe(&Event::Reclaimed {
             segment: id,
             bytes,
@@ -166,65 +199,87 @@ impl Shared {
 
     /// Copies entries and makes the copies durable. Returns how many there are.
     fn carry_all(self: &Arc<Self>, from: &Arc<Segment>, carry: &[Resident]) -> io::Result<u64> {
-        let mut moved = Vec::new();
-        let copied = carry.iter().try_for_each(|resident| {
-            if self.carry(from, resident)? {
-                moved.push(resident.slot.place);
-            }
+        let mut copies = Vec::new();
+        let outcome = carry.iter().try_for_each(|resident| {
+            copies.extend(self.carry(from, resident)?);
             Ok(())
         });
-        let synced = copied.and_then(|()| {
-            if moved.is_empty() || self.has_bug(Bug::ReclaimBeforeSync) {
-                return Ok(());
-            }
-            self.sync.sync()
-        });
-        if synced.is_err() {
+        let mut durable = true;
+        if !copies.is_empty() && !self.has_bug(Bug::ReclaimBeforeSync) {
+            self.sync_now();
+            durable = copies.iter().all(|(_, into)| into.is_sound());
+        }
+        if durable && outcome.is_err() {
             // The segment stays. A purge that finds the copies must not leave the originals behind.
-            for place in &moved {
+            for (original, _) in &copies {
                 let _ = from
                     .file
-                    .write_at(&[&STATE_DEAD], place.offset() + STATE_OFFSET);
+                    .write_at(&[&STATE_DEAD], original.offset() + STATE_OFFSET);
             }
             self.sync.mark(from);
         }
-        synced.map(|()| moved.len() as u64)
+        match (outcome, durable) {
+            (Err(error), _) => Err(error),
+            (Ok(()), false) => Err(io::Error::other("copies could not be synced")),
+            (Ok(()), true) => Ok(copies.len() as u64),
+        }
     }
 
-    /// The entries that live in a segment, in order of place.
-    fn residents(&self, segment: &Segment) -> io::Result<Vec<Resident>> {
+    /// The entries that live in a segment, in order of place, as far as its records can be read.
+    fn residents(&self, segment: &Segment) -> Residents {
         let mut residents = Vec::new();
         let mut walk = Walk::new(segment, SEGMENT_HEADER_BYTES, segment.tail());
-        while let Some(found) = walk.next()? {
-            if found.header.kind != RecordKind::Entry || !found.live {
-                continue;
+        let walked = loop {
+            match walk.next() {
+                Err(error) => break Err(error),
+                Ok(None) => break Ok(()),
+                Ok(Some(found)) if found.header.kind != RecordKind::Entry || !found.live => {}
+                Ok(Some(found)) => {
+                    let key = &walk.names()[..usize::from(found.header.key_bytes)];
+                    let slot = self.index.peek(self.index.hash(key));
+                    let here = Place::new(segment.id(), found.offset);
+                    if let Some(slot) = slot.filter(|slot| slot.place == here) {
+                        let record_bytes = found.header.record_bytes();
+                        residents.push(Resident { slot, record_bytes });
+                    }
+                }
             }
-            let key = &walk.names()[..usize::from(found.header.key_bytes)];
-            let slot = self.index.peek(self.index.hash(key));
-            let here = Place::new(segment.id(), found.offset);
-            if let Some(slot) = slot.filter(|slot| slot.place == here) {
-                residents.push(Resident {
-                    slot,
-                    record_bytes: found.header.record_bytes(),
-                });
-            }
+        };
+        if let Err(error) = &walked {
+            self.disk_failed("read a segment", error);
         }
-        Ok(residents)
+        let all_seen = walked.is_ok() && !walk.has_skipped();
+        Residents {
+            residents,
+            all_seen,
+        }
     }
 
-    /// Copies an entry's record to the active segment. False if it was gone, or not worth copying.
-    fn carry(self: &Arc<Self>, from: &Segment, resident: &Resident) -> io::Result<bool> {
+    /// Copies an entry's record to the active segment. Returns where it was and the segment it is in now; `None`
+    /// if it was gone, or cannot be copied.
+    fn carry(
+        self: &Arc<Self>,
+        from: &Segment,
+        resident: &Resident,
+    ) -> io::Result<Option<(Place, Arc<Segment>)>> {
         let slot = &resident.slot;
         let mut record = vec![0; resident.record_bytes as usize];
-        read_exact_at(&*from.file, &mut record, slot.place.offset(), Wait::Allowed)?;
+        if let Err(error) =
+            read_exact_at(&*from.file, &mut record, slot.place.offset(), Wait::Allowed)
+        {
+            // Nobody else could read it either.
+            self.disk_failed("read", &error);
+            return Ok(None);
+        }
         let Some(header) = verified_record(&record, &from.tag_key, slot) else {
             self.lose(slot);
-            return Ok(false);
+            return Ok(None);
         };
         let extent = match self.reserve_privileged(resident.record_bytes) {
             Ok(extent) => extent,
-            // An unkept promise is what the leases of this segment must not end in.
-            Err(StoreError::NoRoom) if slot.leased_at_s == 0 => return Ok(false),
+            Err(StoreError::NoRoom) if !is_leased(slot, self.clock.now_s(), self.lease_s) => {
+                return Ok(None);
+            }
             Err(StoreError::Io(error)) => return Err(error),
             Err(error) => return Err(io::Error::other(error)),
         };
@@ -233,15 +288,22 @@ impl Shared {
             record[RECORD_HEADER_BYTES..names_end].split_at(usize::from(header.key_bytes));
         let head = header.encode(&extent.segment.tag_key, extent.start, key, metadata);
         extent.write(&[&head, &record[RECORD_HEADER_BYTES..]], 0)?;
-        let moved = self.index.relocate(slot.hash, slot.place, extent.place());
-        if moved {
-            self.counters
-                .carried_bytes
-                .fetch_add(resident.record_bytes, Ordering::Relaxed);
-            extent.land();
+        if !self.index.relocate(slot.hash, slot.place, extent.place()) {
+            return Ok(None);
         }
-        Ok(moved)
+        self.counters
+            .carried_bytes
+            .fetch_add(resident.record_bytes, Ordering::Relaxed);
+        let into = Arc::clone(&extent.segment);
+        extent.land();
+        Ok(Some((slot.place, into)))
     }
+}
+
+struct Residents {
+    residents: Vec<Resident>,
+    /// False if something could not be read, so that the index may know entries that are not listed.
+    all_seen: bool,
 }
 
 /// The header of a record that is in `record` whole, if all of it verifies.
@@ -316,6 +378,18 @@ mod tests {
             .collect();
         let expected = Plan::Wait {
             until_s: NOW_S - 6 + LEASE_S,
+        };
+        assert_eq!(plan(&residents, 1000, NOW_S, LEASE_S), expected);
+    }
+
+    #[test]
+    fn a_lease_taken_with_a_clock_that_was_years_ahead_is_none() {
+        let residents = [
+            resident(1, 600, false, NOW_S * 1000),
+            resident(2, 10, false, NOW_S + 1),
+        ];
+        let expected = Plan::Evict {
+            carry: vec![residents[1]],
         };
         assert_eq!(plan(&residents, 1000, NOW_S, LEASE_S), expected);
     }

@@ -17,8 +17,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::checkpoint;
 use crate::disk::{Disk, Wait, read_exact_at};
 use crate::format::{
-    HeaderError, Place, RecordKind, SEGMENT_HEADER_BYTES, STATE_DEAD, STATE_OFFSET, SegmentHeader,
-    Slot,
+    HeaderError, Place, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, Slot, TOMBSTONE_BYTES,
 };
 use crate::index::Index;
 use crate::pool::{Counters, Event, OpenError, PoolOptions, Random, Shared};
@@ -48,8 +47,8 @@ pub(crate) fn open(
     let began_ms = options.clock.now_ms();
     disk.create_dir(dir)
         .map_err(|error| failed("create", error))?;
-    let space = Space::new();
-    let segments = open_segments(&*disk, dir, &space, &options)?;
+    let space = Arc::new(Space::default());
+    let (segments, last_id) = open_segments(&*disk, dir, &space, &options)?;
     let keep = |slot: &Slot| {
         let segment = segments.get(&slot.place.segment);
         segment.is_some_and(|segment| slot.place.offset() < segment.capacity())
@@ -70,10 +69,7 @@ pub(crate) fn open(
         ),
         None => (Index::new(hash_key), Vec::new(), 1, 1),
     };
-    let next_segment = segments
-        .keys()
-        .max()
-        .map_or(next_segment, |id| next_segment.max(id + 1));
+    let next_segment = next_segment.max(last_id.saturating_add(1));
     let from_checkpoint = index.len();
     let shared = Arc::new(Shared {
         disk,
@@ -91,6 +87,8 @@ pub(crate) fn open(
         active: ActiveSegment::default(),
         sync: GroupSync::default(),
         next_segment: AtomicU32::new(next_segment),
+        // Segments that exist are as old as their ids.
+        next_age: AtomicU64::new(u64::from(next_segment)),
         next_sequence: AtomicU64::new(next_sequence),
         moving: Mutex::new(()),
         chores: Mutex::new(Chores::new(began_ms)),
@@ -98,6 +96,8 @@ pub(crate) fn open(
         chore_due_changed: Condvar::new(),
         checkpoint_claim: Mutex::new(file_bytes.map(|bytes| space.take_existing(bytes))),
         space,
+        unburied: Mutex::new(Vec::new()),
+        undeleted: Mutex::new(Vec::new()),
         closed: AtomicBool::new(false),
         counters: Counters::default(),
         #[cfg(feature = "sim")]
@@ -116,23 +116,26 @@ pub(crate) fn open(
     Ok(shared)
 }
 
-/// Opens every segment file. Files without a valid header are removed: nothing in them was ever visible.
+/// Opens every segment file and returns the greatest id. Files without a valid header are removed: nothing in them
+/// can be verified.
 fn open_segments(
     disk: &dyn Disk,
     dir: &Path,
     space: &Arc<Space>,
     options: &PoolOptions,
-) -> Result<HashMap<u32, Arc<Segment>>, OpenError> {
+) -> Result<(HashMap<u32, Arc<Segment>>, u32), OpenError> {
     let failed = |context: &str, path: &Path, source: io::Error| OpenError::Io {
         context: format!("cannot {context} {}", path.display()),
         source,
     };
     let names = disk.list(dir).map_err(|error| failed("list", dir, error))?;
     let mut segments = HashMap::new();
+    let mut last_id = 0;
     for id in names
         .iter()
         .filter_map(|name| segment::id_of_file_name(name))
     {
+        last_id = last_id.max(id);
         let path = dir.join(segment::file_name(id));
         let file = disk
             .open(&path)
@@ -173,7 +176,7 @@ fn open_segments(
             }
         }
     }
-    Ok(segments)
+    Ok((segments, last_id))
 }
 
 impl Shared {
@@ -186,6 +189,8 @@ impl Shared {
         for segment in segments {
             let covered = covered.get(&segment.id()).copied().unwrap_or(0);
             segment.set_checkpointed(covered);
+            // What the last process wrote and did not sync is not durable because another process finds it.
+            self.sync.mark(&segment);
             let start = covered.max(SEGMENT_HEADER_BYTES);
             match self.replay_segment(&segment, start, &mut tombstones) {
                 Ok(count) => scanned += count,
@@ -204,7 +209,7 @@ impl Shared {
                 .is_some_and(|found| found < sequence)
             {
                 self.index.remove(hash, place);
-                self.mark_dead(place);
+                self.mark_superseded(hash, place);
             }
         }
         scanned
@@ -262,32 +267,27 @@ impl Shared {
         let known_order = self
             .sequence_at(known.place)
             .map(|sequence| (sequence, known.place.segment));
-        if known_order < Some((found.header.sequence, place.segment)) {
+        let superseded = if known_order < Some((found.header.sequence, place.segment)) {
             slot.leased_at_s = known.leased_at_s;
             self.index.restore(slot);
-            self.mark_dead(known.place);
+            known.place
         } else {
-            self.mark_dead(place);
-        }
+            place
+        };
+        self.mark_superseded(hash, superseded);
     }
 
     /// The process died before it had buried the record here, or the power went before that was durable.
     /// Left alone, the record would come back when no newer one, tombstone or checkpoint is left to outdo it.
-    fn mark_dead(&self, place: Place) {
-        let Some(segment) = self.segment(place.segment) else {
-            return;
-        };
-        match segment
-            .file
-            .write_at(&[&STATE_DEAD], place.offset() + STATE_OFFSET)
-        {
-            Ok(()) => self.sync.mark(&segment),
-            Err(error) => self.disk_failed("mark a superseded record dead", &error),
+    fn mark_superseded(&self, hash: u128, place: Place) {
+        if let Err(error) = self.mark_dead(hash, place) {
+            self.disk_failed("mark a superseded record dead", &error);
+            self.unburied.lock().push((hash, place));
         }
     }
 
     /// The sequence of the record at a place, if there is one, dead or alive.
-    fn sequence_at(&self, place: Place) -> Option<u64> {
+    pub(crate) fn sequence_at(&self, place: Place) -> Option<u64> {
         let segment = self.segment(place.segment)?;
         let mut walk = Walk::new(&segment, place.offset(), segment.tail());
         let found = walk.next().ok()??;
@@ -296,10 +296,11 @@ impl Shared {
 }
 
 fn read_tombstone(segment: &Segment, found: &Found) -> Option<Tombstone> {
-    let mut body = [0; 24];
+    let mut body = [0; TOMBSTONE_BYTES];
     let at = found.offset + found.header.body_start();
     read_exact_at(&*segment.file, &mut body, at, Wait::Allowed).ok()?;
-    let fits = found.header.body_bytes == 24 && crc32c::crc32c(&body) == found.header.body_crc;
+    let fits = found.header.body_bytes == TOMBSTONE_BYTES as u64
+        && crc32c::crc32c(&body) == found.header.body_crc;
     fits.then(|| Tombstone {
         place: Place::decode(body[..8].try_into().expect("eight bytes")),
         hash: u128::from_le_bytes(body[8..].try_into().expect("sixteen bytes")),

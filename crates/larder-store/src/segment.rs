@@ -33,7 +33,11 @@ pub(crate) struct Segment {
     pub(crate) created_at_ms: u64,
     /// Written since it was last synced.
     pub(crate) dirty: AtomicBool,
-    /// Reclaim takes the least first. Starts as the id; a second chance for a whole segment raises it.
+    /// A sync failed: what was written before it may never become durable, whatever later syncs say.
+    pub(crate) unsound: AtomicBool,
+    /// Readers of bodies in here.
+    pub(crate) readers: AtomicU32,
+    /// Reclaim takes the least first.
     pub(crate) age: AtomicU64,
     /// Before this time, Unix seconds, reclaim need not look: too much in here is leased.
     pub(crate) leased_until_s: AtomicU32,
@@ -95,6 +99,8 @@ impl Segment {
             },
             created_at_ms: header.created_at_ms,
             dirty: AtomicBool::new(false),
+            unsound: AtomicBool::new(false),
+            readers: AtomicU32::new(0),
             age: AtomicU64::new(u64::from(header.id)),
             leased_until_s: AtomicU32::new(0),
             checkpointed: AtomicU64::new(0),
@@ -124,11 +130,12 @@ impl Segment {
         Some(start)
     }
 
-    /// Makes room for an extent that grows: it must be the last one.
+    /// Makes room for an extent that grows: it must be the last one, and its writer the only one.
     pub(crate) fn extend(&self, end: u64, claim: SpaceClaim) -> io::Result<()> {
-        let mut flight = self.flight.lock();
-        let capacity = flight.claim.bytes() + claim.bytes();
+        let capacity = self.disk_bytes() + claim.bytes();
+        // Slow, and therefore not under the lock.
         self.file.allocate(capacity)?;
+        let mut flight = self.flight.lock();
         flight.claim.absorb(claim);
         flight.capacity = capacity;
         flight.tail = end;
@@ -200,8 +207,18 @@ impl Segment {
         self.checkpointed.load(Ordering::Acquire) >= self.tail()
     }
 
-    /// Orders the segment behind all others for reclaim.
-    pub(crate) fn renew(&self, age: u64) {
-        self.age.store(age, Ordering::Relaxed);
+    /// Whether everything written here is durable once it is synced.
+    pub(crate) fn is_sound(&self) -> bool {
+        !self.unsound.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody is reading a body in here.
+    pub(crate) fn is_read(&self) -> bool {
+        self.readers.load(Ordering::Relaxed) > 0
+    }
+
+    /// The file has no name any more.
+    pub(crate) fn leave_to_readers(&self) {
+        self.flight.lock().claim.leave_to_readers();
     }
 }

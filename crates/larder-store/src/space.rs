@@ -9,45 +9,48 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 /// Bytes that files take up on disk are counted in whole blocks.
-const DISK_BLOCK_BYTES: u64 = 4096;
+pub(crate) const DISK_BLOCK_BYTES: u64 = 4096;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Space {
-    used: Mutex<u64>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    used: u64,
+    /// Of these, the bytes of segments that are gone for everyone but their readers.
+    by_readers: u64,
 }
 
 impl Space {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            used: Mutex::new(0),
-        })
-    }
-
     pub(crate) fn used(&self) -> u64 {
-        *self.used.lock()
+        self.held.lock().used
     }
 
-    /// Claims `bytes` if then at most `limit(used)` are used.
-    pub(crate) fn take(
-        self: &Arc<Self>,
-        bytes: u64,
-        limit: impl FnOnce(u64) -> u64,
-    ) -> Option<SpaceClaim> {
+    /// Bytes that will be free when readers of evicted segments are done.
+    pub(crate) fn held_by_readers(&self) -> u64 {
+        self.held.lock().by_readers
+    }
+
+    /// Claims `bytes` if then at most `limit` are used.
+    pub(crate) fn take(self: &Arc<Self>, bytes: u64, limit: u64) -> Option<SpaceClaim> {
         let bytes = bytes.next_multiple_of(DISK_BLOCK_BYTES);
-        let mut used = self.used.lock();
-        if *used + bytes > limit(*used) {
+        let mut held = self.held.lock();
+        if held.used.saturating_add(bytes) > limit {
             return None;
         }
-        *used += bytes;
+        held.used += bytes;
         Some(SpaceClaim {
             space: Arc::clone(self),
             bytes,
+            by_readers: false,
         })
     }
 
     /// Claims what a file that exists already takes up, whatever the limit.
     pub(crate) fn take_existing(self: &Arc<Self>, bytes: u64) -> SpaceClaim {
-        self.take(bytes, |_| u64::MAX).expect("no limit")
+        self.take(bytes, u64::MAX).expect("no limit")
     }
 }
 
@@ -56,6 +59,7 @@ impl Space {
 pub(crate) struct SpaceClaim {
     space: Arc<Space>,
     bytes: u64,
+    by_readers: bool,
 }
 
 impl SpaceClaim {
@@ -66,7 +70,7 @@ impl SpaceClaim {
     /// Gives back what is over `bytes`.
     pub(crate) fn shrink_to(&mut self, bytes: u64) {
         let bytes = bytes.next_multiple_of(DISK_BLOCK_BYTES).min(self.bytes);
-        *self.space.used.lock() -= self.bytes - bytes;
+        self.space.held.lock().used -= self.bytes - bytes;
         self.bytes = bytes;
     }
 
@@ -74,10 +78,22 @@ impl SpaceClaim {
     pub(crate) fn absorb(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);
     }
+
+    /// The file has no name any more; only readers keep it.
+    pub(crate) fn leave_to_readers(&mut self) {
+        if !self.by_readers {
+            self.by_readers = true;
+            self.space.held.lock().by_readers += self.bytes;
+        }
+    }
 }
 
 impl Drop for SpaceClaim {
     fn drop(&mut self) {
-        *self.space.used.lock() -= self.bytes;
+        let mut held = self.space.held.lock();
+        held.used -= self.bytes;
+        if self.by_readers {
+            held.by_readers -= self.bytes;
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Going through all entries: statistics, purge, verification.
 //!
-//! All three walk the index a shard at a time, in the order of places on disk, and read each entry's
-//! record. They see every entry that exists throughout; of those that come and go meanwhile, some.
+//! All three go through the index a shard at a time and read each entry's record. They see every entry that exists throughout; of those that come and go meanwhile, some.
 
 use std::io;
 use std::sync::Arc;
@@ -84,14 +83,10 @@ impl Pool {
     ) -> Result<Purged, StoreError> {
         let shared = &self.shared;
         let mut purged = Purged::default();
-        let mut failed: Option<io::Error> = None;
         shared.survey(
             &mut |slot, _, head| {
-                if choose(&RecordHead::of(head)) {
-                    if !dry_run && let Err(error) = shared.remove_entry(slot) {
-                        failed = Some(error);
-                        return false;
-                    }
+                let chosen = choose(&RecordHead::of(head));
+                if chosen && (dry_run || shared.remove_entry(slot, head.header.sequence)) {
                     purged.entries += 1;
                     purged.bytes += head.header.body_bytes;
                 }
@@ -102,15 +97,16 @@ impl Pool {
         if !dry_run {
             shared.make_removals_durable()?;
         }
-        failed.map_or(Ok(purged), |error| Err(error.into()))
+        Ok(purged)
     }
 
     /// Removes the entry of one key, for good. Whether there was one.
     pub fn remove(&self, key: &[u8]) -> Result<bool, StoreError> {
         let shared = &self.shared;
-        let removed = match shared.index.peek(shared.index.hash(key)) {
-            Some(slot) => shared.remove_entry(&slot)?,
-            None => false,
+        let removed = {
+            let _moving = shared.moving.lock();
+            let slot = shared.index.peek(shared.index.hash(key));
+            slot.is_some_and(|slot| shared.take_out(&slot))
         };
         shared.make_removals_durable()?;
         Ok(removed)
@@ -207,24 +203,48 @@ impl Shared {
         }
     }
 
-    /// After this neither what was buried nor what was evicted before can come back.
-    fn make_removals_durable(&self) -> io::Result<()> {
-        self.sync.sync()?;
+    /// After this neither what was removed nor what was evicted before can come back: not from the log, and not from
+    /// a checkpoint.
+    fn make_removals_durable(self: &Arc<Self>) -> io::Result<()> {
+        let failed = |what: &str| Err(io::Error::other(format!("the disk failed to {what}")));
+        if !self.catch_up() {
+            return failed("remove what was purged; try again");
+        }
+        self.renew_checkpoint()?;
+        self.sync_now();
+        if !self
+            .segments
+            .read()
+            .values()
+            .all(|segment| segment.is_sound())
+        {
+            return failed("sync what was purged");
+        }
         self.disk.sync_dir(&self.dir)
     }
 
-    /// Takes an entry out of the index and marks its record dead, wherever reclaim has moved it.
-    fn remove_entry(self: &Arc<Self>, slot: &Slot) -> io::Result<bool> {
+    /// Removes a chosen entry, wherever reclaim has moved it by now, but not one that has replaced it.
+    fn remove_entry(self: &Arc<Self>, slot: &Slot, sequence: u64) -> bool {
         let _moving = self.moving.lock();
         let Some(now) = self.index.peek(slot.hash) else {
-            return Ok(false);
+            return false;
         };
-        if !self.index.remove(now.hash, now.place) {
-            return Ok(false);
+        let same = now.place == slot.place || self.sequence_at(now.place) == Some(sequence);
+        same && self.take_out(&now)
+    }
+
+    /// Takes an entry out of the index and marks its record dead. The checkpoint is seen to afterwards. Needs
+    /// [`Shared::moving`].
+    fn take_out(&self, slot: &Slot) -> bool {
+        if !self.index.remove(slot.hash, slot.place) {
+            return false;
         }
-        if !self.has_bug(Bug::ForgetToBury) {
-            self.bury(now.hash, now.place)?;
+        if !self.has_bug(Bug::ForgetToBury)
+            && let Err(error) = self.mark_dead(slot.hash, slot.place)
+        {
+            self.disk_failed("mark a record dead", &error);
+            self.unburied.lock().push((slot.hash, slot.place));
         }
-        Ok(true)
+        true
     }
 }

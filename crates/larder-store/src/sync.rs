@@ -2,6 +2,10 @@
 //!
 //! A writer that needs its bytes durable takes a ticket after it has written. Whoever finds no
 //! round under way leads the next one, for every ticket taken by then; the others wait for it.
+//!
+//! A segment that fails to sync is unsound from then on: the kernel may have dropped the bytes and
+//! call the next sync a success. So [`GroupSync::sync`] says only that a round has been, and a
+//! writer asks its segment whether that made its bytes durable.
 
 use std::io;
 use std::sync::Arc;
@@ -24,8 +28,6 @@ struct Rounds {
     tickets: u64,
     /// Tickets up to this one have had their round.
     done: u64,
-    /// Tickets up to this one that still wait count as failed.
-    failed: u64,
     running: bool,
 }
 
@@ -49,8 +51,9 @@ impl GroupSync {
         !self.dirty.lock().is_empty()
     }
 
-    /// Returns when everything marked before the call is durable.
-    pub(crate) fn sync(&self) -> io::Result<()> {
+    /// Returns when everything marked before the call has been synced, unless its segment has become unsound. The
+    /// error, if one is returned, is news.
+    pub(crate) fn sync(&self) -> Option<io::Error> {
         let mut rounds = self.rounds.lock();
         rounds.tickets += 1;
         let ticket = rounds.tickets;
@@ -62,35 +65,30 @@ impl GroupSync {
             rounds.running = true;
             let last = rounds.tickets;
             drop(rounds);
-            let result = self.round();
+            let error = self.round();
             rounds = self.rounds.lock();
             rounds.running = false;
             rounds.done = last;
-            if result.is_err() {
-                rounds.failed = last;
-            }
             self.round_ended.notify_all();
             // The leader's ticket is at most `last`.
-            return result;
+            return error;
         }
-        if ticket <= rounds.failed {
-            return Err(io::Error::other("the disk failed to sync"));
-        }
-        Ok(())
+        None
     }
 
-    fn round(&self) -> io::Result<()> {
+    fn round(&self) -> Option<io::Error> {
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        let mut result = Ok(());
+        let mut failed = None;
         for segment in dirty {
             // Cleared first: a write that comes later marks the segment again.
             segment.dirty.store(false, Ordering::Release);
             if let Err(error) = segment.file.sync() {
-                // After a failed sync the kernel may have dropped the bytes. Nothing more goes in here.
+                segment.unsound.store(true, Ordering::Release);
+                // Nothing more goes in here.
                 segment.seal();
-                result = Err(error);
+                failed = Some(error);
             }
         }
-        result
+        failed
     }
 }

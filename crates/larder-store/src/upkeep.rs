@@ -21,6 +21,8 @@ const CHECKPOINT_BYTES: u64 = 1 << 30;
 const CHECKPOINT_INDEX_MULTIPLE: u64 = 16;
 /// A checkpoint is due after this time if anything was written.
 const CHECKPOINT_INTERVAL_MS: u64 = 5 * 60 * 1000;
+/// After a checkpoint that failed, the next attempt is not before this.
+const CHECKPOINT_PAUSE_MS: u64 = 10_000;
 /// Every entry is verified about once in this time.
 const SCRUB_PASS_MS: u64 = 7 * 24 * 3600 * 1000;
 /// At most this much is scrubbed at a time, so that chores stay short.
@@ -29,7 +31,11 @@ const SCRUB_BYTES_MAX: u64 = 16 << 20;
 /// When which chore was done last.
 pub(crate) struct Chores {
     synced_at_ms: u64,
+    /// The pool has been closed in good order.
+    saved: bool,
     checkpointed_at_ms: u64,
+    /// After a failure, not before this time.
+    checkpoint_again_ms: u64,
     records_at_checkpoint: u64,
     bytes_at_checkpoint: u64,
     scrubbed_at_ms: u64,
@@ -43,7 +49,9 @@ impl Chores {
     pub(crate) fn new(now_ms: u64) -> Self {
         Self {
             synced_at_ms: now_ms,
+            saved: false,
             checkpointed_at_ms: now_ms,
+            checkpoint_again_ms: 0,
             records_at_checkpoint: 0,
             bytes_at_checkpoint: 0,
             scrubbed_at_ms: now_ms,
@@ -64,7 +72,8 @@ impl Pool {
         if shared.closed.load(Ordering::Acquire) {
             return;
         }
-        while shared.is_low() && shared.reclaim_one(shared.free_wanted()) {}
+        shared.catch_up();
+        shared.reclaim_ahead();
         shared.sync_if_due(&mut chores);
         shared.checkpoint_if_due(&mut chores);
         shared.scrub_a_little(&mut chores);
@@ -84,29 +93,50 @@ impl Pool {
         self.shared.checkpoint_now(&mut chores)
     }
 
-    /// Makes everything durable, saves the index and refuses writes from now on. Reads go on.
+    /// Makes everything durable, saves the index and refuses writes from now on. Reads go on. May be called again if
+    /// the disk failed.
     pub fn close(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
-        if shared.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
+        shared.closed.store(true, Ordering::Release);
         shared.wake_chores();
         let mut chores = shared.chores.lock();
+        if chores.saved {
+            return Ok(());
+        }
+        shared.catch_up();
         shared.seal_active();
-        shared.checkpoint_now(&mut chores)
+        shared.checkpoint_now(&mut chores)?;
+        chores.saved = true;
+        Ok(())
     }
 }
 
 impl Shared {
     /// Free bytes that chores keep ahead of need.
     fn free_wanted(&self) -> u64 {
-        (FREE_SEGMENTS_LOW + 1) * self.segment_bytes()
+        (FREE_SEGMENTS_LOW + 1) * self.segment_bytes() + self.checkpoint_reserve()
+    }
+
+    /// Bytes that chores have to reclaim.
+    fn deficit(&self) -> u64 {
+        (self.space.used() + self.free_wanted()).saturating_sub(self.limit())
     }
 
     /// Whether it is time to reclaim.
     pub(crate) fn is_low(&self) -> bool {
-        let used = self.space.used();
-        self.limit(used) < used + self.free_wanted()
+        self.deficit() > 0
+    }
+
+    /// Reclaims what is missing now, and no more: a file system may be slow to say that space came free.
+    fn reclaim_ahead(self: &Arc<Self>) {
+        let deficit = self.deficit();
+        let mut freed = 0;
+        while freed < deficit && self.is_low() {
+            match self.reclaim_one(self.free_wanted()) {
+                0 => break,
+                more => freed += more,
+            }
+        }
     }
 
     fn sync_if_due(&self, chores: &mut Chores) {
@@ -116,9 +146,7 @@ impl Shared {
             && self.sync.is_dirty();
         if due {
             chores.synced_at_ms = now_ms;
-            if let Err(error) = self.sync.sync() {
-                self.disk_failed("sync", &error);
-            }
+            self.sync_now();
         }
     }
 
@@ -137,9 +165,11 @@ impl Shared {
                     .now_ms()
                     .saturating_sub(chores.checkpointed_at_ms)
                     >= CHECKPOINT_INTERVAL_MS);
-        if due {
-            // What failed was told to the observer; the next chores try again.
-            let _ = self.checkpoint_now(chores);
+        if due && self.clock.now_ms() >= chores.checkpoint_again_ms {
+            // What failed was told to the observer.
+            if self.checkpoint_now(chores).is_err() {
+                chores.checkpoint_again_ms = self.clock.now_ms() + CHECKPOINT_PAUSE_MS;
+            }
         }
     }
 

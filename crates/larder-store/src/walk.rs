@@ -30,6 +30,7 @@ pub(crate) struct Walk<'a> {
     window: Vec<u8>,
     window_start: u64,
     names: std::ops::Range<usize>,
+    skipped: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -43,7 +44,13 @@ impl<'a> Walk<'a> {
             window: Vec::new(),
             window_start: 0,
             names: 0..0,
+            skipped: false,
         }
+    }
+
+    /// Whether there was anything between the records so far.
+    pub(crate) fn has_skipped(&self) -> bool {
+        self.skipped
     }
 
     /// Key and metadata of the record found last.
@@ -61,6 +68,7 @@ impl<'a> Walk<'a> {
             // Skip what was never written: once at the start of a gap, then once a window.
             if !lost || self.next.is_multiple_of(WINDOW_BYTES as u64) {
                 lost = true;
+                self.skipped = true;
                 match self.segment.file.next_data(self.next)? {
                     Some(data) if data >= self.next + ALIGN_BYTES => {
                         self.next = data / ALIGN_BYTES * ALIGN_BYTES;
@@ -83,6 +91,9 @@ impl<'a> Walk<'a> {
             return Ok(None);
         };
         let header = untagged.header;
+        if !RecordHeader::header_tag_fits(&self.window[at..], &self.segment.tag_key, offset) {
+            return Ok(None);
+        }
         if offset + header.record_bytes() > self.end {
             return Ok(None);
         }

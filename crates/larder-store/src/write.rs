@@ -12,19 +12,25 @@ use parking_lot::Mutex;
 use crate::format::{
     ALIGN_BYTES, BLOCK_BYTES, BODY_BYTES_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX, Place,
     RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, STATE_DEAD, STATE_OFFSET,
-    SegmentHeader, Slot, record_bytes,
+    SegmentHeader, Slot, TOMBSTONE_BYTES, record_bytes,
 };
 use crate::index::Claim;
 use crate::pool::{Bug, Durability, Event, Pool, Shared, StoreError};
 use crate::segment::Segment;
-use crate::space::SpaceClaim;
+use crate::space::{DISK_BLOCK_BYTES, SpaceClaim};
+use crate::walk::Walk;
 
 /// A record larger than this part of a segment gets a segment of its own.
 const OWN_SEGMENT_PART: u64 = 4;
 /// What a body of unknown length starts with, and grows by at least.
 const GROWTH_BYTES_MIN: u64 = 256 * 1024;
-/// How often a writer reclaims a segment to make room before it gives up.
-const RECLAIM_ATTEMPTS_MAX: u32 = 4096;
+/// A body of unknown length is kept in memory up to this.
+const SPOOL_BYTES_MAX: u64 = 64 * 1024;
+/// A writer gives up after it has reclaimed this many times what it wants, which others took or which is slow to
+/// come free.
+const FREED_PART: u64 = 16;
+/// How often a writer reclaims a segment because the disk is full although it said otherwise.
+const FULL_DISK_ATTEMPTS: u32 = 8;
 const ZEROS: [u8; ALIGN_BYTES as usize] = [0; ALIGN_BYTES as usize];
 
 /// What a writer says of an entry.
@@ -204,13 +210,13 @@ impl Pool {
             return Ok(Begin::Exists);
         }
         let names_bytes = (record.key.len() + record.metadata.len()) as u64;
-        let extent = match size {
-            Some(size) => shared.reserve(record_bytes(names_bytes, size))?,
-            None => shared.reserve_own(record_bytes(names_bytes, GROWTH_BYTES_MIN))?,
+        let sink = match size {
+            Some(size) => Sink::Extent(shared.reserve(record_bytes(names_bytes, size))?),
+            None => Sink::Spool(Vec::new()),
         };
         Ok(Begin::Upload(Upload {
-            extent,
-            hash,
+            shared: Arc::clone(shared),
+            sink,
             key: record.key.into(),
             metadata: record.metadata.into(),
             writer: record.writer,
@@ -222,10 +228,18 @@ impl Pool {
     }
 }
 
+/// Where the pieces of an upload go.
+enum Sink {
+    /// A body of unknown length that is still small stays in memory: most end before they are worth a file.
+    Spool(Vec<u8>),
+    /// Its place in a segment. That of a body of unknown length has the segment for itself, and grows.
+    Extent(Extent),
+}
+
 /// A streamed body on its way in. Dropped before [`Upload::finish`], nothing is stored.
 pub struct Upload {
-    extent: Extent,
-    hash: u128,
+    shared: Arc<Shared>,
+    sink: Sink,
     key: Box<[u8]>,
     metadata: Box<[u8]>,
     writer: u64,
@@ -238,7 +252,6 @@ pub struct Upload {
 impl std::fmt::Debug for Upload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Upload")
-            .field("place", &self.extent.place())
             .field("declared", &self.declared)
             .field("received", &self.received)
             .finish_non_exhaustive()
@@ -253,35 +266,51 @@ impl Upload {
             return Err(StoreError::SizeMismatch { declared, received });
         }
         if self.declared.is_none() {
-            self.grow(received)?;
+            self.make_room(received)?;
         }
         let at = self.body_start() + self.received;
-        self.extent.write(&[piece], at)?;
+        match &mut self.sink {
+            Sink::Spool(spool) => spool.extend_from_slice(piece),
+            Sink::Extent(extent) => extent.write(&[piece], at)?,
+        }
         self.checksums.update(piece);
         self.received = received;
         Ok(())
     }
 
     fn body_start(&self) -> u64 {
-        (RECORD_HEADER_BYTES + self.key.len() + self.metadata.len()) as u64
+        RECORD_HEADER_BYTES as u64 + self.names_bytes()
     }
 
-    /// Makes room for a body of `received` bytes: half as much again as there was, if there is that much.
-    fn grow(&mut self, received: u64) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.extent.shared);
-        let limit = shared.body_bytes_max();
+    fn names_bytes(&self) -> u64 {
+        (self.key.len() + self.metadata.len()) as u64
+    }
+
+    /// Makes room for a body of unknown length of which `received` bytes are there: moves it from memory into a
+    /// segment of its own when it gets large, and lets that grow by half of what it was.
+    fn make_room(&mut self, received: u64) -> Result<(), StoreError> {
+        let limit = self.shared.body_bytes_max();
         if received > limit {
             return Err(StoreError::TooLarge { limit });
         }
-        let needed = record_bytes(self.body_start() - RECORD_HEADER_BYTES as u64, received);
-        if needed > self.extent.bytes {
-            let wanted = (needed - self.extent.bytes).max(self.extent.bytes / 2);
-            let claim = shared.take_space(wanted.max(GROWTH_BYTES_MIN))?;
-            let bytes = self.extent.bytes + claim.bytes();
-            self.extent
-                .segment
-                .extend(self.extent.start + bytes, claim)?;
-            self.extent.bytes = bytes;
+        let (names_bytes, body_start) = (self.names_bytes(), self.body_start());
+        let needed = record_bytes(names_bytes, received);
+        match &mut self.sink {
+            Sink::Spool(spool) if received > SPOOL_BYTES_MAX => {
+                let extent = self.shared.reserve_own(needed.max(GROWTH_BYTES_MIN))?;
+                extent.write(&[spool], body_start)?;
+                self.sink = Sink::Extent(extent);
+            }
+            Sink::Extent(extent) if needed > extent.bytes => {
+                let wanted = (needed - extent.bytes)
+                    .max(extent.bytes / 2)
+                    .max(GROWTH_BYTES_MIN);
+                let claim = self.shared.take_space(wanted)?;
+                let bytes = extent.bytes + claim.bytes();
+                extent.segment.extend(extent.start + bytes, claim)?;
+                extent.bytes = bytes;
+            }
+            Sink::Spool(_) | Sink::Extent(_) => {}
         }
         Ok(())
     }
@@ -292,36 +321,42 @@ impl Upload {
         if let Some(declared) = self.declared.filter(|declared| received != *declared) {
             return Err(StoreError::SizeMismatch { declared, received });
         }
-        let shared = Arc::clone(&self.extent.shared);
-        if shared.closed.load(Ordering::Acquire) {
-            return Err(StoreError::Closed);
-        }
-        let Some(claim) = KeyClaim::take(&shared, self.hash, self.replace) else {
-            return Ok(Put::Exists);
-        };
         let record = NewRecord {
             key: &self.key,
             metadata: &self.metadata,
             writer: self.writer,
             replace: self.replace,
         };
+        let mut extent = match self.sink {
+            Sink::Spool(body) => {
+                return Pool {
+                    shared: Arc::clone(&self.shared),
+                }
+                .put(&record, &body);
+            }
+            Sink::Extent(extent) => extent,
+        };
+        let shared = &self.shared;
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        let hash = shared.index.hash(&self.key);
+        let Some(claim) = KeyClaim::take(shared, hash, self.replace) else {
+            return Ok(Put::Exists);
+        };
         let mut tail = Vec::new();
         let body_crc = self.checksums.finish(&mut tail);
         let header = shared.header(&record, received, body_crc);
         if self.declared.is_none() {
-            self.extent.bytes = header.record_bytes();
-            self.extent
-                .segment
-                .set_tail(self.extent.start + self.extent.bytes);
+            extent.bytes = header.record_bytes();
+            extent.segment.set_tail(extent.start + extent.bytes);
         }
         let body_end = header.body_start() + received;
-        self.extent
-            .write(&[&tail, padding(body_end + tail.len() as u64)], body_end)?;
-        let Extent { segment, start, .. } = &self.extent;
-        let head = header.encode(&segment.tag_key, *start, record.key, record.metadata);
-        self.extent
-            .write(&[&head, record.key, record.metadata], 0)?;
-        shared.commit(claim, self.extent, &header)
+        extent.write(&[&tail, padding(body_end + tail.len() as u64)], body_end)?;
+        let tag_key = &extent.segment.tag_key;
+        let head = header.encode(tag_key, extent.start, record.key, record.metadata);
+        extent.write(&[&head, record.key, record.metadata], 0)?;
+        shared.commit(claim, extent, &header)
     }
 }
 
@@ -405,15 +440,14 @@ impl Shared {
         extent: Extent,
         header: &RecordHeader,
     ) -> Result<Put, StoreError> {
-        if self.durability == Durability::Synced
-            && !self.has_bug(Bug::AcknowledgeUnsynced)
-            && let Err(error) = self.sync.sync()
-        {
-            self.disk_failed("sync", &error);
-            // Not acknowledged, so it must not come back after a restart.
-            let _ = extent.write(&[&STATE_DEAD], STATE_OFFSET);
-            extent.land();
-            return Err(error.into());
+        if self.durability == Durability::Synced && !self.has_bug(Bug::AcknowledgeUnsynced) {
+            self.sync_now();
+            if !extent.segment.is_sound() {
+                // Not acknowledged, so it must not come back after a restart.
+                let _ = extent.write(&[&STATE_DEAD], STATE_OFFSET);
+                extent.land();
+                return Err(io::Error::other("the disk failed to sync").into());
+            }
         }
         self.counters
             .written_bytes
@@ -423,24 +457,47 @@ impl Shared {
             .fetch_add(1, Ordering::Relaxed);
         let replaced = claim.settle(extent.place(), header.record_bytes());
         extent.land();
-        if let Some(old) = replaced
-            && let Err(error) = self.bury(old.hash, old.place)
-        {
-            self.disk_failed("mark a replaced record dead", &error);
+        if let Some(old) = replaced {
+            self.bury(old.hash, old.place);
         }
         Ok(Put::Stored)
     }
 
-    /// Marks the record at `place`, which is no longer in the index, dead: in its header, for whoever walks
-    /// the segment, and by a tombstone, for whoever loads a checkpoint that still has it.
-    pub(crate) fn bury(self: &Arc<Self>, hash: u128, place: Place) -> io::Result<()> {
-        if let Some(segment) = self.segment(place.segment) {
+    /// Sees to it that the record at `place`, which is no longer in the index, stays out of it. If the disk fails,
+    /// chores try again.
+    pub(crate) fn bury(self: &Arc<Self>, hash: u128, place: Place) {
+        let buried = self
+            .mark_dead(hash, place)
+            .and_then(|()| self.write_tombstone(hash, place));
+        if let Err(error) = buried {
+            self.disk_failed("mark a record dead", &error);
+            self.unburied.lock().push((hash, place));
+        }
+    }
+
+    /// Marks a record dead in its header, for whoever walks its segment.
+    pub(crate) fn mark_dead(&self, hash: u128, place: Place) -> io::Result<()> {
+        let Some(segment) = self.segment(place.segment) else {
+            return Ok(());
+        };
+        // A slot from before a crash may have come to point at another key's record.
+        let mut walk = Walk::new(&segment, place.offset(), segment.tail());
+        let Some(found) = walk.next()?.filter(|found| found.offset == place.offset()) else {
+            return Ok(());
+        };
+        let key = &walk.names()[..usize::from(found.header.key_bytes)];
+        if found.live && self.index.hash(key) == hash {
             segment
                 .file
                 .write_at(&[&STATE_DEAD], place.offset() + STATE_OFFSET)?;
             self.sync.mark(&segment);
         }
-        let mut body = [0; 24];
+        Ok(())
+    }
+
+    /// Says in the log that a record is dead, for whoever loads a checkpoint that still has it.
+    fn write_tombstone(self: &Arc<Self>, hash: u128, place: Place) -> io::Result<()> {
+        let mut body = [0; TOMBSTONE_BYTES];
         body[..8].copy_from_slice(&place.encode());
         body[8..].copy_from_slice(&hash.to_le_bytes());
         let tombstone = RecordHeader {
@@ -453,17 +510,25 @@ impl Shared {
             written_at_ms: self.clock.now_ms(),
             writer: 0,
         };
-        let extent =
-            self.reserve_privileged(tombstone.record_bytes())
-                .map_err(|error| match error {
-                    StoreError::Io(error) => error,
-                    other => io::Error::new(io::ErrorKind::StorageFull, other),
-                })?;
+        let extent = match self.reserve_privileged(tombstone.record_bytes()) {
+            Ok(extent) => extent,
+            // No room for the news, so nobody must know better.
+            Err(StoreError::NoRoom) => return self.renew_checkpoint(),
+            Err(StoreError::Io(error)) => return Err(error),
+            Err(error) => return Err(io::Error::other(error)),
+        };
         let head = tombstone.encode(&extent.segment.tag_key, extent.start, &[], &[]);
         let end = padding(tombstone.body_start() + tombstone.body_bytes);
         extent.write(&[&head, &body, end], 0)?;
         extent.land();
         Ok(())
+    }
+
+    /// Syncs, and tells the observer if the disk failed to.
+    pub(crate) fn sync_now(&self) {
+        if let Some(error) = self.sync.sync() {
+            self.disk_failed("sync", &error);
+        }
     }
 
     /// Reserves an extent for a record, reclaiming if there is no room.
@@ -479,13 +544,13 @@ impl Shared {
             return Ok(extent);
         }
         let capacity = self.segment_bytes();
-        let claim = self.take_space(capacity)?;
+        let segment = self.make_segment(capacity)?;
         // Making room may have replaced the active segment.
         if let Some(extent) = self.reserve_in_active(bytes) {
+            self.discard(&segment);
             return Ok(extent);
         }
-        self.activate(claim, capacity)?;
-        self.reserve_in_active(bytes).ok_or(StoreError::NoRoom)
+        self.activate(segment, bytes)
     }
 
     /// The same for reclaim itself, which may use the space kept for it and never reclaims.
@@ -494,9 +559,12 @@ impl Shared {
             return Ok(extent);
         }
         let capacity = self.segment_bytes().max(bytes + SEGMENT_HEADER_BYTES);
-        let claim = self.take_kept_space(capacity).ok_or(StoreError::NoRoom)?;
-        self.activate(claim, capacity)?;
-        self.reserve_in_active(bytes).ok_or(StoreError::NoRoom)
+        let claim = self
+            .space
+            .take(capacity, self.limit())
+            .ok_or(StoreError::NoRoom)?;
+        let segment = self.create_segment(claim, capacity)?;
+        self.activate(segment, bytes)
     }
 
     fn reserve_in_active(self: &Arc<Self>, bytes: u64) -> Option<Extent> {
@@ -526,32 +594,54 @@ impl Shared {
 
     /// Reserves an extent in a segment made for it.
     fn reserve_own(self: &Arc<Self>, bytes: u64) -> Result<Extent, StoreError> {
-        let capacity = bytes + SEGMENT_HEADER_BYTES;
-        let claim = self.take_space(capacity)?;
-        let segment = self.create_segment(claim, capacity)?;
+        let segment = self.make_segment(bytes + SEGMENT_HEADER_BYTES)?;
         let start = segment.reserve(bytes).ok_or(StoreError::NoRoom)?;
         segment.seal();
         Ok(self.extent(segment, start, bytes, true))
     }
 
-    fn activate(&self, claim: SpaceClaim, capacity: u64) -> Result<(), StoreError> {
-        let segment = self.create_segment(claim, capacity)?;
+    /// Reserves an extent in a new segment and then lets others into it.
+    fn activate(self: &Arc<Self>, segment: Arc<Segment>, bytes: u64) -> Result<Extent, StoreError> {
+        let start = segment.reserve(bytes).ok_or(StoreError::NoRoom)?;
+        let extent = self.extent(Arc::clone(&segment), start, bytes, false);
         let full = self.active.current.lock().replace(segment);
         if let Some(full) = full {
             full.seal();
         }
-        Ok(())
+        Ok(extent)
     }
 
     /// Seals the active segment; the next record gets a new one.
     pub(crate) fn seal_active(&self) {
-        if let Some(segment) = self.active.current.lock().take() {
+        let current = self.active.current.lock().take();
+        if let Some(segment) = current {
             segment.seal();
         }
     }
 
+    /// Makes room for a segment and creates it. A disk that is full although it said otherwise is a reason to
+    /// reclaim as well.
+    fn make_segment(self: &Arc<Self>, capacity: u64) -> Result<Arc<Segment>, StoreError> {
+        for _ in 0..FULL_DISK_ATTEMPTS {
+            let claim = self.take_space(capacity)?;
+            match self.create_segment(claim, capacity) {
+                Err(StoreError::Io(error)) if is_full(&error) => {}
+                made => return made,
+            }
+            if self.reclaim_one(u64::MAX) == 0 {
+                break;
+            }
+        }
+        Err(self.no_room(capacity))
+    }
+
     fn create_segment(&self, claim: SpaceClaim, capacity: u64) -> Result<Arc<Segment>, StoreError> {
-        let id = self.next_segment.fetch_add(1, Ordering::Relaxed);
+        // Ids are not used twice; there are enough for a century of a segment a second.
+        let next = |id: u32| id.checked_add(1);
+        let id = self
+            .next_segment
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
+            .map_err(|_| io::Error::other("the pool has used up its segment ids"))?;
         let header = SegmentHeader {
             id,
             created_at_ms: self.clock.now_ms(),
@@ -564,40 +654,45 @@ impl Shared {
                 Ok(Arc::new(segment))
             })
             .inspect_err(|error| self.disk_failed("create a segment", error))?;
+        segment.age.store(self.next_age(), Ordering::Relaxed);
         self.segments.write().insert(id, Arc::clone(&segment));
         Ok(segment)
     }
 
-    /// Claims space for a file of a writer, reclaiming as long as there is too little.
+    /// Claims space for a file of a writer, reclaiming as long as there is too little. Space that readers or
+    /// the file system are slow to give back is waited for by refusing, not by evicting everything.
     pub(crate) fn take_space(self: &Arc<Self>, bytes: u64) -> Result<SpaceClaim, StoreError> {
-        let kept = self.segment_bytes();
-        for _ in 0..RECLAIM_ATTEMPTS_MAX {
-            if let Some(claim) = self
-                .space
-                .take(bytes, |used| self.limit(used).saturating_sub(kept))
-            {
+        let bytes = bytes.next_multiple_of(DISK_BLOCK_BYTES);
+        let mut freed = 0;
+        loop {
+            let kept = self.segment_bytes() + self.checkpoint_reserve();
+            if let Some(claim) = self.space.take(bytes, self.limit().saturating_sub(kept)) {
                 if self.is_low() {
                     self.wake_chores();
                 }
                 return Ok(claim);
             }
-            if !self.reclaim_one(bytes + kept) {
-                break;
+            let wanted = bytes + kept;
+            if freed > FREED_PART * wanted {
+                return Err(self.no_room(bytes));
+            }
+            match self.reclaim_one(wanted) {
+                0 => return Err(self.no_room(bytes)),
+                more => freed += more,
             }
         }
-        self.counters.refused_writes.fetch_add(1, Ordering::Relaxed);
-        self.observe(&Event::NoRoom { bytes });
-        Err(StoreError::NoRoom)
     }
 
-    /// Claims space that writers may not: the segment's worth that is kept for reclaim.
-    pub(crate) fn take_kept_space(&self, bytes: u64) -> Option<SpaceClaim> {
-        self.space.take(bytes, |used| self.limit(used))
+    fn no_room(&self, bytes: u64) -> StoreError {
+        self.counters.refused_writes.fetch_add(1, Ordering::Relaxed);
+        self.observe(&Event::NoRoom { bytes });
+        StoreError::NoRoom
     }
 
     /// The most bytes the files may take up now: the budget, or less if others fill the disk.
-    pub(crate) fn limit(&self, used: u64) -> u64 {
+    pub(crate) fn limit(&self) -> u64 {
         let budget = self.budget_bytes.load(Ordering::Relaxed);
+        let used = self.space.used();
         match self.disk.free_bytes(&self.dir) {
             Ok(free) => {
                 let kept_free = self
@@ -609,12 +704,38 @@ impl Shared {
         }
     }
 
-    /// Removes a segment that nobody needs: the file goes with its last handle.
+    /// Removes a segment that nobody needs: its space comes free with its last handle.
     pub(crate) fn discard(&self, segment: &Arc<Segment>) {
         self.segments.write().remove(&segment.id());
         self.sync.forget(segment);
-        if let Err(error) = self.disk.remove(&segment.path) {
-            self.disk_failed("remove a segment", &error);
+        match self.disk.remove(&segment.path) {
+            Ok(()) => segment.leave_to_readers(),
+            Err(error) => {
+                self.disk_failed("remove a segment", &error);
+                // Its space stays claimed; chores try again.
+                self.undeleted.lock().push(Arc::clone(segment));
+            }
         }
     }
+
+    /// Does what a failing disk has kept from being done. False if it still does.
+    pub(crate) fn catch_up(self: &Arc<Self>) -> bool {
+        // Not in the loops' heads, where the locks would be held for as long as the loops run.
+        let unburied = std::mem::take(&mut *self.unburied.lock());
+        for (hash, place) in unburied {
+            self.bury(hash, place);
+        }
+        let undeleted = std::mem::take(&mut *self.undeleted.lock());
+        for segment in undeleted {
+            self.discard(&segment);
+        }
+        self.unburied.lock().is_empty() && self.undeleted.lock().is_empty()
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

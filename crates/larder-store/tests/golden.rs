@@ -75,7 +75,7 @@ fn the_bytes_on_disk_are_those_of_format_version_1() {
     drop(upload);
     assert!(pool.remove(b"removed").expect("removes"));
     // More than one block, hence a segment of its own with a table of checksums.
-    pool.put(&record(b"large"), &[0x5a; 70_000])
+    pool.put(&record(b"large"), &vec![0x5a; 70_000])
         .expect("stored");
     pool.close().expect("closes");
 

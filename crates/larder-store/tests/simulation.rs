@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use larder_store::sim::{Faults, SimDisk};
 use larder_store::{
-    Begin, Body, Bug, Clock, Durability, Entry, NewRecord, Pool, PoolOptions, Put, ReadError, Wait,
+    Begin, Body, Bug, Clock, Disk, Durability, Entry, NewRecord, Pool, PoolOptions, Put, ReadError,
+    Wait,
 };
 
 const BUDGET: u64 = 1 << 20;
@@ -276,6 +277,10 @@ impl World {
             self.bytes_allowed = self.disk.bytes().max(BUDGET);
         } else {
             self.disk.kill();
+        }
+        if self.chance.below(4) == 0 {
+            // Without a checkpoint the log has to tell it all.
+            let _ = self.disk.remove(Path::new("pool/index.ckpt"));
         }
         let seed = self.chance.below(u64::MAX);
         self.pool = open(&self.disk, &self.now_ms, self.durability, seed, self.bug)?;

@@ -99,7 +99,8 @@ pub(crate) fn run(load: &Load, target: &Target<'_>, core: usize, seconds: u32) -
     })
 }
 
-/// Each PUT has a key of its own: twice the same would measure a refusal.
+/// Each PUT has a key of its own: twice the same would measure a refusal. A number in Lua counts exactly
+/// only up to 2^53.
 fn write_put_script(script: &Path, target: &Target<'_>, body_bytes: usize) -> Result<()> {
     let path = target
         .url_prefix
@@ -110,7 +111,7 @@ fn write_put_script(script: &Path, target: &Target<'_>, body_bytes: usize) -> Re
         script,
         format!(
             "local body = string.rep('larder! ', {})\n\
-             local key = os.time() * 10000000\n\
+             local key = os.time() % 100000 * 10000000\n\
              request = function()\n\
              \x20 key = key + 1\n\
              \x20 return wrk.format('PUT', string.format('/{path}%d', key), nil, body)\n\
