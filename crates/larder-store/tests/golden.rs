@@ -73,6 +73,12 @@ fn the_bytes_on_disk_are_those_of_format_version_1() {
         panic!("an empty pool takes uploads");
     };
     drop(upload);
+    // The second record of a replaceable key buries the first: dead in place, and a tombstone.
+    let newer = NewRecord {
+        replace: true,
+        ..record(b"removed")
+    };
+    pool.put(&newer, b"newer").expect("stored");
     assert!(pool.remove(b"removed").expect("removes"));
     // More than one block, hence a segment of its own with a table of checksums.
     pool.put(&record(b"large"), &vec![0x5a; 70_000])
