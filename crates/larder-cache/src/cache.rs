@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use larder_model::{Dialect, EntryKey, ReadGrant, WorkspaceName, WriteGrant, WriterId};
-use larder_store::{Begin, Entry, Pool, Wait};
-use tokio::sync::Semaphore;
+use larder_model::{Dialect, EntryKey, ReadGrant, Scope, WorkspaceName, WriteGrant, WriterId};
+use larder_store::{Begin, Entry, Pool, Wait, WouldBlock};
 
 use crate::body::HitBody;
-use crate::control::CONTROL_JOB_COUNT_MAX;
 use crate::key::StorageKey;
-use crate::lanes::{COLD_READ_WAIT_MAX, Lane, Lanes, UPLOAD_WAIT_MAX, permits};
+use crate::lanes::{COLD_READ_WAIT_MAX, Lane, Lanes, permits};
 use crate::metrics::{CacheCollector, CacheMetrics, KindSeries};
 use crate::pool::{PoolHandle, PoolPair};
+use crate::stream::Stream;
+use crate::turns::ControlTurns;
 use crate::upload::{COLLECTED_BYTES_MAX, Draft, PutRefusal, PutStart, Sink, Upload};
 
 /// The most bytes of an entry where nobody said otherwise: far above any task's output that is
@@ -54,6 +54,10 @@ pub struct Hit {
     pub body: HitBody,
 }
 
+/// A look-up would have to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotAtHand;
+
 /// Entries in pools, behind grants.
 #[derive(Debug)]
 pub struct Cache {
@@ -62,7 +66,7 @@ pub struct Cache {
     limits: ArcSwap<CacheLimits>,
     metrics: CacheMetrics,
     lanes: Lanes,
-    pub(crate) control_jobs: Arc<Semaphore>,
+    pub(crate) control_turns: ControlTurns,
 }
 
 impl Cache {
@@ -74,14 +78,13 @@ impl Cache {
         metrics: CacheMetrics,
     ) -> Self {
         let limits = ArcSwap::from_pointee(limits);
-        let control_jobs = Arc::new(Semaphore::new(CONTROL_JOB_COUNT_MAX));
         Self {
             shared,
             own,
             limits,
             metrics,
             lanes: Lanes::new(),
-            control_jobs,
+            control_turns: ControlTurns::new(),
         }
     }
 
@@ -118,20 +121,55 @@ impl Cache {
     pub async fn get(&self, grant: &ReadGrant, dialect: Dialect, key: &EntryKey) -> Option<Hit> {
         let started = Instant::now();
         let lane = self.lanes.of(grant.kind());
+        let found = self.find(grant, dialect, key, lane).await;
+        self.found(found, grant, dialect, started)
+    }
+
+    /// [`Cache::get`] for an answer that is at hand. [`NotAtHand`] says that there would be
+    /// something to wait for: a pool that is still loading, or the disk. Then nothing has happened,
+    /// and nothing is counted.
+    pub fn get_at_hand(
+        &self,
+        grant: &ReadGrant,
+        dialect: Dialect,
+        key: &EntryKey,
+    ) -> Result<Option<Hit>, NotAtHand> {
+        let started = Instant::now();
+        let pair = self.pair(grant.workspace());
+        let mut found = None;
+        for scope in grant.path().scopes() {
+            let pool = pair.of(&scope).pool().ok_or(NotAtHand)?;
+            found = warm(pool, grant, &scope, dialect, key).map_err(|WouldBlock| NotAtHand)?;
+            if found.is_some() {
+                break;
+            }
+        }
+        Ok(self.found(found, grant, dialect, started))
+    }
+
+    /// Counts a look-up that is over.
+    fn found(
+        &self,
+        entry: Option<Entry>,
+        grant: &ReadGrant,
+        dialect: Dialect,
+        started: Instant,
+    ) -> Option<Hit> {
         let series = self
             .metrics
             .series(dialect, grant.workspace(), grant.kind());
-        let Some(entry) = self.find(grant, dialect, key, lane).await else {
+        let Some(entry) = entry else {
             series.miss(started.elapsed());
             return None;
         };
         series.hit(started.elapsed());
+        let lane = self.lanes.of(grant.kind()).clone();
         Some(Hit {
             size: entry.size,
             written_at_ms: entry.written_at_ms,
             writer: WriterId(entry.writer),
             metadata: entry.metadata,
-            body: HitBody::new(entry.body, entry.size, lane.clone(), series),
+            body: HitBody::new(entry.body, entry.size, lane, series),
         })
     }
 
@@ -145,12 +183,7 @@ impl Cache {
         let pair = self.pair(grant.workspace());
         for scope in grant.path().scopes() {
             let pool = pair.of(&scope).wait().await?;
-            // The key lives on the stack and must not be held across an await.
-            let warm = {
-                let key = StorageKey::encode(grant.workspace(), &scope, dialect, key);
-                pool.get(key.as_bytes(), Wait::Never)
-            };
-            let entry = if let Ok(entry) = warm {
+            let entry = if let Ok(entry) = warm(pool, grant, &scope, dialect, key) {
                 entry
             } else {
                 let key = StorageKey::encode(grant.workspace(), &scope, dialect, key)
@@ -213,29 +246,33 @@ impl Cache {
             metadata,
             writer: grant.writer().0,
         };
-        let sink = match size {
-            Some(declared) if declared <= COLLECTED_BYTES_MAX => {
-                let memory = permits(&lane.upload_memory, declared as u32, UPLOAD_WAIT_MAX).await;
-                Sink::Collected {
-                    draft: Box::new(draft()),
-                    pool: pool.clone(),
-                    declared,
-                    bytes: BytesMut::with_capacity(declared as usize),
-                    memory: memory.ok_or(PutRefusal::Busy)?,
-                }
+        let small = size.filter(|size| *size <= COLLECTED_BYTES_MAX);
+        let memory = small.and_then(|size| lane.memory(size as u32));
+        let sink = if let (Some(size), Some(memory)) = (small, memory) {
+            Sink::Collected {
+                draft: Box::new(draft()),
+                pool: pool.clone(),
+                bytes: BytesMut::with_capacity(size as usize),
+                memory,
             }
-            Some(_) | None => match pool.begin(&draft().record(), size) {
-                Ok(Begin::Upload(upload)) => Sink::Streamed(upload),
+        } else {
+            let (reserved, most) = (size.unwrap_or(0), pool.body_bytes_max());
+            let room = lane.rooms.hold(grant.workspace(), reserved, most);
+            let room = room.ok_or(PutRefusal::Busy)?;
+            match pool.begin(&draft().record(), size) {
+                Ok(Begin::Upload(upload)) => Sink::Streamed(Stream::new(upload, room, lane)),
                 Ok(Begin::Exists) => return Ok(PutStart::Exists),
                 Err(error) => return Err(PutRefusal::of(&error)),
-            },
+            }
         };
         Ok(PutStart::Upload(Upload {
             sink,
+            declared: size,
             received: 0,
             limit,
             durability: pool.durability(),
             lane: lane.clone(),
+            turn: None,
             series: series.clone(),
             started,
         }))
@@ -297,6 +334,18 @@ pub(crate) struct NamedPool<'a> {
     /// The only workspace whose entries live in it; `None`: many workspaces share it.
     pub owner: Option<&'a WorkspaceName>,
     pub handle: &'a PoolHandle,
+}
+
+/// Reads what is in memory. The key lives on the stack, so no future should hold it.
+fn warm(
+    pool: &Pool,
+    grant: &ReadGrant,
+    scope: &Scope,
+    dialect: Dialect,
+    key: &EntryKey,
+) -> Result<Option<Entry>, WouldBlock> {
+    let key = StorageKey::encode(grant.workspace(), scope, dialect, key);
+    pool.get(key.as_bytes(), Wait::Never)
 }
 
 /// Reads where it may block. `None`: no turn at the disk came in time.

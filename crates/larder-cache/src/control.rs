@@ -2,7 +2,7 @@
 //!
 //! A grant for one workspace sees and touches that workspace alone: what pools hold for others,
 //! and how full shared pools are, is not its business (G3). Each call reads whole pools, so it
-//! runs off the async threads, reports progress and can be stopped by it.
+//! runs off the async threads, in turns ([`crate::turns`]), reports progress and can be stopped by it.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,6 @@ use crate::cache::{Cache, NamedPool};
 use crate::key::DecodedKey;
 
 pub use larder_store::{Purged, Verified};
-
-/// How many control calls run at once: each reads a whole pool and holds a thread.
-pub(crate) const CONTROL_JOB_COUNT_MAX: usize = 2;
 
 /// The most rows of [`Stats`]: a row per scope, and every pull request has one.
 pub const STATS_ROW_COUNT_MAX: usize = 10_000;
@@ -35,7 +32,7 @@ pub enum ControlError {
     /// A purge that names nothing.
     #[error("name at least one thing to purge by, or ask for everything")]
     NothingSelected,
-    /// As many control calls as may run are running.
+    /// As many control calls as may run are running, or one of this workspace.
     #[error("another purge, verification or count is running")]
     Busy,
     /// A pool is loading, broken or closed.
@@ -156,7 +153,7 @@ impl Cache {
         let filter = restrict(grant, purge)?;
         let workspace = filter.as_ref().and_then(|filter| filter.workspace.as_ref());
         let pools = self.open_pools(workspace).await?;
-        self.off_thread(move || {
+        self.off_thread(grant, move || {
             let mut purged = Purged::default();
             let mut choose =
                 |head: &RecordHead<'_>| filter.as_ref().is_none_or(|filter| filter.matches(head));
@@ -176,7 +173,7 @@ impl Cache {
     pub async fn stats(&self, grant: &AdminGrant) -> Result<Stats, ControlError> {
         let pools = self.open_pools(grant.workspace()).await?;
         let only = grant.workspace().cloned();
-        self.off_thread(move || {
+        self.off_thread(grant, move || {
             let mut count = Count::default();
             let mut reports = Vec::new();
             for pool in pools {
@@ -215,7 +212,7 @@ impl Cache {
                 return Err(ControlError::SharedPools);
             }
         }
-        self.off_thread(move || {
+        self.off_thread(grant, move || {
             let mut verified = Verified::default();
             for_each_pool(&pools, &mut progress, |pool, progress| {
                 let part = pool.verify(progress);
@@ -262,13 +259,11 @@ impl Cache {
 
     async fn off_thread<T: Send + 'static>(
         &self,
+        grant: &AdminGrant,
         job: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
     ) -> Result<T, ControlError> {
-        let turn = self
-            .control_jobs
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| ControlError::Busy)?;
+        let turn = self.control_turns.take(grant).await;
+        let turn = turn.ok_or(ControlError::Busy)?;
         let done = tokio::task::spawn_blocking(move || {
             let done = job();
             drop(turn);

@@ -1,8 +1,9 @@
 //! Lanes: limits that trusted and other callers do not share.
 //!
-//! Work that can block a thread runs on the runtime's blocking threads, and bodies that are small
-//! are collected in memory. Both are bounded, and a bound that everybody shared would let an
-//! untrusted caller hold up trunk. So each limit exists once per lane, and each wait for one ends.
+//! Work that can block a thread runs on the runtime's blocking threads, and bodies are gathered in
+//! memory. Both are bounded, and a bound that everybody shared would let an untrusted caller hold
+//! up trunk. So each limit exists once per lane, and each wait for one ends. Nobody waits for
+//! memory, which a stalled client can hold for long: whoever gets none does without.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use larder_model::AccessKind;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::room::Rooms;
 
 /// How many reads may block on the disk at once, in both lanes together: enough to keep an SSD
 /// busy, and far fewer than the runtime has blocking threads.
@@ -26,10 +29,15 @@ pub(crate) const COLD_PIECE_WAIT_MAX: Duration = Duration::from_mins(2);
 /// one sync, so more of them cost little and make each sync worth more.
 pub(crate) const SYNCED_WRITE_COUNT_MAX: usize = 256;
 
-/// The most bytes of unfinished small uploads held in memory, in each lane.
+/// How many writes of parts of uploads may block on the disk at once, in both lanes together: more
+/// would not make a disk faster, and a system with too many dirty pages holds each of them up.
+pub(crate) const STREAMED_WRITE_COUNT_MAX: usize = 64;
+
+/// The most bytes of unfinished uploads held in memory, in each lane.
 pub(crate) const UPLOAD_MEMORY_BYTES_MAX: usize = 64 << 20;
 
-/// How long an upload may wait for memory or for its turn to be synced before it is refused.
+/// How long an upload may wait for its turn at the disk before it is refused. Turns are held by
+/// work and never by clients.
 pub(crate) const UPLOAD_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The limits of one lane.
@@ -37,7 +45,10 @@ pub(crate) const UPLOAD_WAIT_MAX: Duration = Duration::from_secs(30);
 pub(crate) struct Lane {
     pub cold_reads: Arc<Semaphore>,
     pub synced_writes: Arc<Semaphore>,
-    pub upload_memory: Arc<Semaphore>,
+    pub streamed_writes: Arc<Semaphore>,
+    upload_memory: Arc<Semaphore>,
+    /// What unfinished uploads hold of the lane's pools.
+    pub rooms: Arc<Rooms>,
 }
 
 impl Lane {
@@ -45,8 +56,17 @@ impl Lane {
         Self {
             cold_reads: Arc::new(Semaphore::new(COLD_READ_COUNT_MAX / 2)),
             synced_writes: Arc::new(Semaphore::new(SYNCED_WRITE_COUNT_MAX / 2)),
+            streamed_writes: Arc::new(Semaphore::new(STREAMED_WRITE_COUNT_MAX / 2)),
             upload_memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_BYTES_MAX)),
+            rooms: Arc::default(),
         }
+    }
+
+    /// Memory for an upload, if there is any at once.
+    pub(crate) fn memory(&self, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.upload_memory)
+            .try_acquire_many_owned(bytes)
+            .ok()
     }
 }
 

@@ -10,7 +10,7 @@
 //! - Trusted and untrusted entries live in different pools, and every limit that callers compete
 //!   for (memory, threads) is counted apart for the two, so untrusted callers cannot slow trusted ones.
 //! - A read asks `trusted` first, then the caller's own scope (R2). A write conflicts only with
-//!   what its writer can see (R5) and waits for no other upload.
+//!   what its writer can see (R5) and waits for no other upload and no other client.
 //! - Doubt is a miss, or "not stored" (R6): a pool that is loading too long or broken, a full
 //!   queue, bytes that do not verify.
 //!
@@ -25,15 +25,18 @@ mod key;
 mod lanes;
 mod metrics;
 mod pool;
+mod room;
+mod stream;
+mod turns;
 mod upload;
 
 pub use body::{BodyLost, HitBody};
-pub use cache::{Cache, CacheLimits, ENTRY_BYTES_MAX_DEFAULT, Hit};
+pub use cache::{Cache, CacheLimits, ENTRY_BYTES_MAX_DEFAULT, Hit, NotAtHand};
 pub use control::{
     ControlError, PoolReport, Purge, PurgeFilter, Purged, STATS_ROW_COUNT_MAX, Stats, StatsRow,
     Verified,
 };
 pub use key::{DecodedKey, StorageKey};
-pub use metrics::{Action, CacheCollector, CacheMetrics, WORKSPACE_LABEL_COUNT_MAX};
+pub use metrics::{Action, CacheCollector, CacheMetrics, Unfinished, WORKSPACE_LABEL_COUNT_MAX};
 pub use pool::{LOAD_WAIT_MAX, PoolHandle, PoolPair, PoolState};
 pub use upload::{PutRefusal, PutStart, Stored, Upload};

@@ -3,7 +3,7 @@
 //! Every request counts here, so counting takes no lock: the counters of a workspace are found
 //! through one atomic pointer and are plain atomics. They become Prometheus metrics only when
 //! somebody asks ([`CacheCollector`]). Labels are bounded: after [`WORKSPACE_LABEL_COUNT_MAX`]
-//! workspaces the rest is counted as `other`.
+//! workspaces the rest is counted as `_other`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -27,8 +27,8 @@ use crate::upload::PutRefusal;
 /// scraper, and a server can have thousands of workspaces.
 pub const WORKSPACE_LABEL_COUNT_MAX: usize = 64;
 
-/// The label of every workspace beyond [`WORKSPACE_LABEL_COUNT_MAX`].
-const OTHER_WORKSPACES: &str = "other";
+/// The label of every workspace beyond [`WORKSPACE_LABEL_COUNT_MAX`]. No workspace can be called so.
+const OTHER_WORKSPACES: &str = "_other";
 
 /// Upper ends of the latency buckets in microseconds; one more bucket has no end.
 const LATENCY_BUCKETS_US: [u64; 15] = [
@@ -51,6 +51,33 @@ impl Action {
         match self {
             Self::Read => "read",
             Self::Write => "write",
+        }
+    }
+}
+
+/// Why an upload that the cache had not refused was not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// It had no bytes.
+    Empty,
+    /// The connection broke off.
+    Interrupted,
+    /// The client stood still or was too slow.
+    Stalled,
+    /// A defect in the server.
+    Failed,
+}
+
+impl Unfinished {
+    const ALL: [Self; 4] = [Self::Empty, Self::Interrupted, Self::Stalled, Self::Failed];
+
+    /// The reason's name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Interrupted => "interrupted",
+            Self::Stalled => "stalled",
+            Self::Failed => "failed",
         }
     }
 }
@@ -96,6 +123,7 @@ pub(crate) struct KindSeries {
     exists: AtomicU64,
     bytes_in: AtomicU64,
     refused: [AtomicU64; PutRefusal::REASONS.len()],
+    unfinished: [AtomicU64; Unfinished::ALL.len()],
     get_latency: Latency,
     put_latency: Latency,
 }
@@ -134,7 +162,18 @@ impl KindSeries {
         !([&self.hits, &self.misses, &self.stored, &self.exists]
             .into_iter()
             .any(used)
-            || self.refused.iter().any(used))
+            || self.not_stored().any(|(_, count)| used(count)))
+    }
+
+    /// Every reason for which a write was not stored.
+    fn not_stored(&self) -> impl Iterator<Item = (&'static str, &AtomicU64)> {
+        let refused = PutRefusal::REASONS.into_iter().zip(&self.refused);
+        refused.chain(
+            Unfinished::ALL
+                .map(Unfinished::name)
+                .into_iter()
+                .zip(&self.unfinished),
+        )
     }
 }
 
@@ -189,6 +228,18 @@ impl CacheMetrics {
             ("reason", reason),
         ];
         self.0.denied.get_or_create(&labels).inc();
+    }
+
+    /// Counts an upload that was begun with permission, was not refused by the cache, and is not stored.
+    pub fn unfinished(
+        &self,
+        dialect: Dialect,
+        workspace: &WorkspaceName,
+        kind: AccessKind,
+        why: Unfinished,
+    ) {
+        let series = self.series(dialect, workspace, kind);
+        series.unfinished[why as usize].fetch_add(1, Relaxed);
     }
 
     /// What a pool should call with its events: counts and logs them. `pool` names the pool in
@@ -413,7 +464,7 @@ impl CacheCollector {
         let (name, help) = ("larder_refused_writes", "Writes refused, by reason");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, series) in &series {
-            for (reason, count) in PutRefusal::REASONS.iter().zip(&series.refused) {
+            for (reason, count) in series.not_stored() {
                 let labels = [labels[0], labels[1], labels[2], ("reason", reason)];
                 let mut metric = family.encode_family(&labels)?;
                 metric.encode_counter::<NoLabelSet, u64, f64>(&count.load(Relaxed), None)?;

@@ -1,9 +1,9 @@
 //! Writing an entry: exactly the declared bytes, or nothing.
 //!
-//! A small body is collected in memory and stored with one call; a larger one, or one of unknown
-//! length, is written into the store as it arrives and becomes visible when it is finished. Either
-//! way an upload holds no lock: of two uploads of one key the first to finish wins, and one that
-//! stalls keeps nobody waiting. Dropping an upload stores nothing.
+//! A small body is collected in memory, if the lane has memory left, and stored with one call; any
+//! other one is written into the store as it arrives ([`Stream`]) and becomes visible when it is
+//! finished. Either way an upload holds no lock: of two uploads of one key the first to finish wins,
+//! and one that stalls keeps nobody waiting. Dropping an upload stores nothing.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::key::StorageKey;
 use crate::lanes::{Lane, UPLOAD_WAIT_MAX, permits};
 use crate::metrics::KindSeries;
+use crate::stream::Stream;
 
 /// The largest body that is collected in memory: what the store hands out whole, and 86 % of all
 /// entries in real caches are far below it.
@@ -87,10 +88,6 @@ impl PutRefusal {
 }
 
 /// How a put begins.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "an upload is the usual beginning"
-)]
 pub enum PutStart {
     /// Send the bytes.
     Upload(Upload),
@@ -129,55 +126,73 @@ pub(crate) enum Sink {
     Collected {
         draft: Box<Draft>,
         pool: Pool,
-        declared: u64,
         bytes: BytesMut,
         memory: OwnedSemaphorePermit,
     },
-    Streamed(larder_store::Upload),
+    Streamed(Stream),
 }
 
 /// An entry on its way in. Dropping it stores nothing.
 pub struct Upload {
     pub(crate) sink: Sink,
+    pub(crate) declared: Option<u64>,
     pub(crate) received: u64,
     pub(crate) limit: u64,
     pub(crate) durability: Durability,
     pub(crate) lane: Arc<Lane>,
+    /// The turn at the disk, once the upload has it.
+    pub(crate) turn: Option<OwnedSemaphorePermit>,
     pub(crate) series: Arc<KindSeries>,
     pub(crate) started: Instant,
 }
 
 impl Upload {
     /// Takes the next bytes of the body. After a refusal the upload is over.
-    #[expect(clippy::unused_async, reason = "a pool that must wait will wait here")]
     pub async fn write(&mut self, chunk: Bytes) -> Result<(), PutRefusal> {
-        self.accept(&chunk)
+        self.accept(chunk)
+            .await
             .inspect_err(|refusal| self.series.refused(*refusal))
     }
 
-    fn accept(&mut self, chunk: &[u8]) -> Result<(), PutRefusal> {
+    async fn accept(&mut self, chunk: Bytes) -> Result<(), PutRefusal> {
         self.received += chunk.len() as u64;
         let (received, limit) = (self.received, self.limit);
         if received > limit {
             return Err(PutRefusal::TooLarge { limit });
         }
+        if let Some(declared) = self.declared.filter(|declared| received > *declared) {
+            return Err(PutRefusal::SizeMismatch { declared, received });
+        }
         match &mut self.sink {
-            Sink::Collected { declared, .. } if received > *declared => {
-                Err(PutRefusal::SizeMismatch {
-                    declared: *declared,
-                    received,
-                })
-            }
             Sink::Collected { bytes, .. } => {
-                bytes.extend_from_slice(chunk);
+                bytes.extend_from_slice(&chunk);
                 Ok(())
             }
-            Sink::Streamed(upload) => upload.write(chunk).map_err(|error| PutRefusal::of(&error)),
+            Sink::Streamed(stream) => stream.write(chunk, &self.lane).await,
         }
     }
 
+    /// Waits until the entry can be stored without further waiting for others. Whoever wants to
+    /// look at something a last time does so after this; [`Upload::finish`] does it by itself.
+    pub async fn take_turn(&mut self) -> Result<(), PutRefusal> {
+        let turns = match (self.durability, &self.sink) {
+            (Durability::Synced, _) => &self.lane.synced_writes,
+            (Durability::Written, Sink::Streamed(_)) => &self.lane.streamed_writes,
+            (Durability::Written, Sink::Collected { .. }) => return Ok(()),
+        };
+        if self.turn.is_none() {
+            self.turn = permits(turns, 1, UPLOAD_WAIT_MAX).await;
+        }
+        if self.turn.is_none() {
+            self.series.refused(PutRefusal::Busy);
+            return Err(PutRefusal::Busy);
+        }
+        Ok(())
+    }
+
     /// Makes the entry visible, if exactly the declared bytes were written.
-    pub async fn finish(self) -> Result<Stored, PutRefusal> {
+    pub async fn finish(mut self) -> Result<Stored, PutRefusal> {
+        self.take_turn().await?;
         let (series, received, started) = (self.series.clone(), self.received, self.started);
         let finished = self.commit().await;
         match finished {
@@ -189,23 +204,13 @@ impl Upload {
     }
 
     async fn commit(self) -> Result<Stored, PutRefusal> {
-        let Self {
-            sink,
-            received,
-            durability,
-            lane,
-            ..
-        } = self;
-        if let Sink::Collected { declared, .. } = sink
-            && declared != received
-        {
+        let (sink, received) = (self.sink, self.received);
+        if let Some(declared) = self.declared.filter(|declared| received != *declared) {
             return Err(PutRefusal::SizeMismatch { declared, received });
         }
-        let put = match durability {
-            Durability::Written => sink.commit(),
-            Durability::Synced => {
-                let turn = permits(&lane.synced_writes, 1, UPLOAD_WAIT_MAX).await;
-                let turn = turn.ok_or(PutRefusal::Busy)?;
+        let put = match self.turn {
+            None => sink.commit(),
+            Some(turn) => {
                 let commit = tokio::task::spawn_blocking(move || {
                     let put = sink.commit();
                     drop(turn);
@@ -236,7 +241,7 @@ impl Sink {
                 drop(memory);
                 put
             }
-            Self::Streamed(upload) => upload.finish(),
+            Self::Streamed(stream) => stream.finish(),
         }
     }
 }

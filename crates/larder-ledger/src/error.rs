@@ -31,6 +31,11 @@ pub enum LedgerError {
     /// A token of the same text is in the ledger, revoked or not.
     #[error("this very token is in the ledger already")]
     TokenExists,
+    /// The scope would be, or hold, the default scope of another token.
+    #[error(
+        "scopes that begin with \"token\" are given to tokens without a scope of their own; choose another first label"
+    )]
+    ReservedScope,
     /// A value breaks one of the ledger's rules: the grammar of a name, the words of access, or
     /// "a scope for isolated access and for no other".
     #[error("the ledger does not accept these values: {rule}")]

@@ -14,6 +14,9 @@ use crate::rows::{NewToken, TokenRow, WorkspaceRow, to_sql};
 /// Enough for a listing beside a write; the control plane is not busy.
 const CONNECTION_COUNT_MAX: u32 = 4;
 
+/// The first label of the scopes that tokens have by default.
+const OWN_SCOPES: &str = "token";
+
 /// Workspaces and tokens, in a file that other processes may have open too. A clone is the same
 /// ledger.
 #[derive(Debug, Clone)]
@@ -42,11 +45,12 @@ impl Ledger {
         })
     }
 
-    /// Adds a workspace.
+    /// Adds a workspace. One that was deleted comes back, with the rows of its old tokens.
     pub async fn create_workspace(&self, name: &str, now_ms: u64) -> Result<(), LedgerError> {
         let added = sqlx::query(
             "INSERT INTO workspaces (name, created_at_ms) VALUES ($1, $2)
-             ON CONFLICT (name) DO NOTHING",
+             ON CONFLICT (name) DO UPDATE SET created_at_ms = $2, deleted_at_ms = NULL
+             WHERE workspaces.deleted_at_ms IS NOT NULL",
         )
         .bind(name)
         .bind(to_sql(now_ms))
@@ -62,48 +66,55 @@ impl Ledger {
 
     /// All workspaces, by name.
     pub async fn workspaces(&self) -> Result<Vec<WorkspaceRow>, LedgerError> {
-        let rows = sqlx::query_as("SELECT name, created_at_ms FROM workspaces ORDER BY name");
+        let rows = sqlx::query_as(
+            "SELECT name, created_at_ms FROM workspaces WHERE deleted_at_ms IS NULL ORDER BY name",
+        );
         Ok(rows.fetch_all(&self.pool).await?)
     }
 
-    /// Removes a workspace and its revoked tokens. Refused while one of its tokens is not
-    /// revoked, even when that has expired.
-    pub async fn delete_workspace(&self, name: &str) -> Result<(), LedgerError> {
+    /// Deletes a workspace. Refused while one of its tokens is not revoked, even when that has
+    /// expired. The rows of its tokens stay: entries and logs name their writers by them.
+    pub async fn delete_workspace(&self, name: &str, now_ms: u64) -> Result<(), LedgerError> {
         let mut transaction = self.pool.begin().await?;
         // The write comes first: a transaction that begins with a read may find the ledger
         // changed when it wants to write.
-        sqlx::query("DELETE FROM tokens WHERE workspace = $1 AND revoked_at_ms IS NOT NULL")
-            .bind(name)
-            .execute(&mut *transaction)
-            .await?;
-        let in_use: i64 = sqlx::query_scalar("SELECT count(*) FROM tokens WHERE workspace = $1")
-            .bind(name)
-            .fetch_one(&mut *transaction)
-            .await?;
+        let deleted = sqlx::query(
+            "UPDATE workspaces SET deleted_at_ms = $2 WHERE name = $1 AND deleted_at_ms IS NULL",
+        )
+        .bind(name)
+        .bind(to_sql(now_ms))
+        .execute(&mut *transaction)
+        .await?;
+        if deleted.rows_affected() == 0 {
+            return Err(LedgerError::NotFound(Missing::Workspace(name.to_owned())));
+        }
+        let in_use: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM tokens WHERE workspace = $1 AND revoked_at_ms IS NULL",
+        )
+        .bind(name)
+        .fetch_one(&mut *transaction)
+        .await?;
         if in_use != 0 {
             return Err(LedgerError::InUse {
                 workspace: name.to_owned(),
                 token_count: in_use.unsigned_abs(),
             });
         }
-        let deleted = sqlx::query("DELETE FROM workspaces WHERE name = $1")
-            .bind(name)
-            .execute(&mut *transaction)
-            .await?;
-        if deleted.rows_affected() == 0 {
-            return Err(LedgerError::NotFound(Missing::Workspace(name.to_owned())));
-        }
         Ok(transaction.commit().await?)
     }
 
     /// Adds a token. An isolated token without a scope gets the scope `token/ID`, which no other
-    /// token has.
+    /// token has: scopes that begin with `token` cannot be asked for.
     pub async fn create_token(&self, new: NewToken) -> Result<TokenRow, LedgerError> {
+        let first_label = new.scope.as_deref().and_then(|path| path.split('/').next());
+        if first_label.is_some_and(|label| label.eq_ignore_ascii_case(OWN_SCOPES)) {
+            return Err(LedgerError::ReservedScope);
+        }
         let mut transaction = self.pool.begin().await?;
         let own_scope = new.scope.is_none() && new.access == "isolated";
         // Nobody but this transaction ever sees the scope "token": it becomes "token/ID" below.
         let scope = if own_scope {
-            Some("token")
+            Some(OWN_SCOPES)
         } else {
             new.scope.as_deref()
         };
@@ -132,9 +143,18 @@ impl Ledger {
         if own_scope {
             row = sqlx::query_as("UPDATE tokens SET scope = $2 WHERE id = $1 RETURNING *")
                 .bind(to_sql(row.id))
-                .bind(format!("token/{}", row.id))
+                .bind(format!("{OWN_SCOPES}/{}", row.id))
                 .fetch_one(&mut *transaction)
                 .await?;
+        }
+        let there: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM workspaces WHERE name = $1 AND deleted_at_ms IS NULL",
+        )
+        .bind(&new.workspace)
+        .fetch_one(&mut *transaction)
+        .await?;
+        if there == 0 {
+            return Err(LedgerError::NotFound(Missing::Workspace(new.workspace)));
         }
         transaction.commit().await?;
         Ok(row)

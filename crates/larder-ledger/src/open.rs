@@ -97,12 +97,20 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), L
 }
 
 fn migrator() -> Migrator {
-    let first = Migration::new(
-        1,
-        "workspaces and tokens".into(),
-        MigrationType::Simple,
-        include_str!("../migrations/sqlite/0001_workspaces_and_tokens.sql").into_sql_str(),
-        false,
-    );
-    Migrator::with_migrations(vec![first])
+    let simple = |version, name: &'static str, sql: &'static str| {
+        let kind = MigrationType::Simple;
+        Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        simple(
+            1,
+            "workspaces and tokens",
+            include_str!("../migrations/sqlite/0001_workspaces_and_tokens.sql"),
+        ),
+        simple(
+            2,
+            "deleted workspaces",
+            include_str!("../migrations/sqlite/0002_deleted_workspaces.sql"),
+        ),
+    ])
 }

@@ -242,7 +242,7 @@ async fn a_workspace_goes_only_when_its_tokens_are_revoked() {
     let first = ledger.create_token(new_token(1, "trusted")).await.unwrap();
     let second = ledger.create_token(new_token(2, "reader")).await.unwrap();
     ledger.revoke_token(first.id, NOW_MS).await.unwrap();
-    let refusal = ledger.delete_workspace("acme").await.unwrap_err();
+    let refusal = ledger.delete_workspace("acme", NOW_MS).await.unwrap_err();
     assert!(
         matches!(refusal, LedgerError::InUse { token_count: 1, .. }),
         "{refusal:?}"
@@ -261,10 +261,14 @@ async fn a_workspace_goes_only_when_its_tokens_are_revoked() {
     );
 
     ledger.revoke_token(second.id, NOW_MS).await.unwrap();
-    ledger.delete_workspace("acme").await.unwrap();
+    ledger.delete_workspace("acme", NOW_MS).await.unwrap();
     assert_eq!(names(&ledger).await, ["other"]);
-    assert_eq!(ledger.tokens().await.unwrap(), []);
-    let refusal = ledger.delete_workspace("acme").await.unwrap_err();
+    assert_eq!(
+        ledger.tokens().await.unwrap().len(),
+        2,
+        "writers stay known after their workspace"
+    );
+    let refusal = ledger.delete_workspace("acme", NOW_MS).await.unwrap_err();
     assert!(
         matches!(refusal, LedgerError::NotFound(Missing::Workspace(_))),
         "{refusal:?}"
@@ -272,11 +276,53 @@ async fn a_workspace_goes_only_when_its_tokens_are_revoked() {
 }
 
 #[tokio::test]
+async fn a_deleted_workspace_takes_no_tokens_until_it_is_made_again() {
+    let (_directory, ledger) = with_acme().await;
+    ledger.delete_workspace("acme", NOW_MS).await.unwrap();
+    let refusal = ledger
+        .create_token(new_token(1, "trusted"))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(refusal, LedgerError::NotFound(Missing::Workspace(_))),
+        "{refusal:?}"
+    );
+    assert_eq!(ledger.tokens().await.unwrap(), []);
+    ledger.create_workspace("acme", NOW_MS + 9).await.unwrap();
+    assert_eq!(
+        ledger.workspaces().await.unwrap()[0].created_at_ms,
+        NOW_MS + 9
+    );
+    ledger.create_token(new_token(1, "trusted")).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_asks_for_a_scope_that_is_another_tokens_default() {
+    let (_directory, ledger) = with_acme().await;
+    for scope in ["token", "token/1", "token/1/linux", "Token/1"] {
+        let new = NewToken {
+            scope: Some(scope.to_owned()),
+            ..new_token(1, "isolated")
+        };
+        let refusal = ledger.create_token(new).await.unwrap_err();
+        assert!(
+            matches!(refusal, LedgerError::ReservedScope),
+            "{scope}: {refusal:?}"
+        );
+    }
+    let new = NewToken {
+        scope: Some("tokens/1".to_owned()),
+        ..new_token(1, "isolated")
+    };
+    ledger.create_token(new).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_id_of_a_token_that_is_gone_is_never_used_again() {
     let (directory, ledger) = with_acme().await;
     let last = ledger.create_token(new_token(1, "isolated")).await.unwrap();
     ledger.revoke_token(last.id, NOW_MS).await.unwrap();
-    ledger.delete_workspace("acme").await.unwrap();
+    ledger.delete_workspace("acme", NOW_MS).await.unwrap();
     drop(ledger);
     let ledger = open_again(&directory).await;
     ledger.create_workspace("acme", NOW_MS).await.unwrap();
@@ -349,7 +395,7 @@ async fn every_change_through_another_ledger_changes_the_mark() {
     check("create token").await;
     there.create_workspace("other", NOW_MS).await.unwrap();
     check("create workspace").await;
-    there.delete_workspace("other").await.unwrap();
+    there.delete_workspace("other", NOW_MS).await.unwrap();
     check("delete workspace").await;
 }
 
@@ -373,7 +419,7 @@ async fn a_refused_change_leaves_the_mark_alone() {
     there.create_token(new_token(1, "trusted")).await.unwrap();
     let mark = here.change_mark().await.unwrap();
     there.create_workspace("acme", NOW_MS).await.unwrap_err();
-    there.delete_workspace("acme").await.unwrap_err();
+    there.delete_workspace("acme", NOW_MS).await.unwrap_err();
     there
         .create_token(new_token(2, "nonsense"))
         .await

@@ -1,10 +1,12 @@
 //! The one entry point: a request in, an answer out.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use larder_auth::Authenticator;
 use larder_cache::Cache;
@@ -13,6 +15,7 @@ use larder_model::{Caller, WorkspaceName};
 use crate::body::Body;
 use crate::caller::{NoCaller, WorkspaceTable, default_workspace, resolve};
 use crate::intake::{BodyLimits, Intake};
+use crate::nx::wire::Target;
 use crate::{control, nx};
 
 /// Where a request came in.
@@ -31,15 +34,18 @@ pub struct Gateway {
     authenticator: Arc<Authenticator>,
     workspaces: ArcSwap<WorkspaceTable>,
     default: WorkspaceName,
+    now_ms: fn() -> u64,
 }
 
 impl Gateway {
-    /// A gateway to `cache`. The authenticator is shared with whoever replaces its tokens.
+    /// A gateway to `cache`. The authenticator is shared with whoever replaces its tokens; `now_ms`
+    /// tells the unix time in milliseconds, by which tokens expire.
     pub fn new(
         cache: Arc<Cache>,
         authenticator: Arc<Authenticator>,
         workspaces: WorkspaceTable,
         limits: BodyLimits,
+        now_ms: fn() -> u64,
     ) -> Self {
         let workspaces = ArcSwap::from_pointee(workspaces);
         Self {
@@ -48,6 +54,7 @@ impl Gateway {
             authenticator,
             workspaces,
             default: default_workspace(),
+            now_ms,
         }
     }
 
@@ -60,18 +67,40 @@ impl Gateway {
     ///
     /// Never fails and never panics. The answer's body can fail: then the transport must break the
     /// answer off, as hyper does.
-    pub async fn handle<B>(&self, request: Request<B>, origin: Origin) -> Response<Body>
+    pub fn handle<B>(self: &Arc<Self>, request: Request<B>, origin: Origin) -> Answer
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Send,
+    {
+        let (head, body) = request.into_parts();
+        let target = nx::wire::target(head.uri.path());
+        if let Some(target) = &target
+            && let Some(response) = nx::routes::answer_at_hand(self, &head, target, origin)
+        {
+            return response.into();
+        }
+        let gateway = Arc::clone(self);
+        Answer(State::Awaited(Box::pin(async move {
+            gateway.wait_for(&head, body, target, origin).await
+        })))
+    }
+
+    async fn wait_for<B>(
+        &self,
+        head: &Parts,
+        mut body: B,
+        target: Option<Target>,
+        origin: Origin,
+    ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin,
     {
-        let (head, mut body) = request.into_parts();
-        let path = head.uri.path();
         let mut intake = Intake::new(&mut body, &head.headers, self.limits);
-        if let Some(target) = nx::wire::target(path) {
-            return nx::routes::answer(self, &head, &target, origin, &mut intake).await;
+        if let Some(target) = target {
+            return nx::routes::answer(self, head, &target, origin, &mut intake).await;
         }
-        if let Some(operation) = path.strip_prefix("/v1/control/") {
-            return control::routes::answer(self, &head, operation, origin, &mut intake).await;
+        if let Some(operation) = head.uri.path().strip_prefix("/v1/control/") {
+            return control::routes::answer(self, head, operation, origin, &mut intake).await;
         }
         intake.drain().await;
         let mut response = Response::new(Body::empty());
@@ -97,16 +126,40 @@ impl Gateway {
                     default,
                     headers,
                     named,
-                    now_ms(),
+                    (self.now_ms)(),
                 )
             }
         }
     }
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    since.as_millis() as u64
+/// An answer to come. Most are at hand when they are asked for; a transport moves them about, so
+/// the work of all others is kept out of the way.
+#[must_use = "an answer comes only to those who wait for it"]
+pub struct Answer(State);
+
+enum State {
+    AtHand(Response<Body>),
+    Awaited(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
+    Given,
+}
+
+impl From<Response<Body>> for Answer {
+    fn from(response: Response<Body>) -> Self {
+        Self(State::AtHand(response))
+    }
+}
+
+impl Future for Answer {
+    type Output = Response<Body>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response<Body>> {
+        if let State::Awaited(answer) = &mut self.0 {
+            return answer.as_mut().poll(context);
+        }
+        match std::mem::replace(&mut self.0, State::Given) {
+            State::AtHand(response) => Poll::Ready(response),
+            State::Awaited(_) | State::Given => panic!("an answer was polled after it was given"),
+        }
+    }
 }

@@ -4,6 +4,9 @@
 //! client that sends nothing for [`BodyLimits::idle`], or that has been waited for longer than
 //! [`BodyLimits::grace`] and sends less than [`BodyLimits::bytes_per_second_min`] on average, is
 //! given up. Only the time spent waiting for the client counts, not the time spent on its bytes.
+//!
+//! A body that is refused is read too, because clients take an early answer for a broken connection,
+//! but with little patience: whoever may store nothing must not hold a connection for long either.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -28,6 +31,15 @@ pub struct BodyLimits {
     /// How much of a refused body is read before the answer. Clients take an answer for a broken
     /// connection while they are still sending, so this is more than any of them can send.
     pub drain_bytes_max: u64,
+    /// The longest a client may send nothing of a refused body.
+    pub drain_idle: Duration,
+    /// How long a client is waited for before the average speed of a refused body counts.
+    pub drain_grace: Duration,
+    /// The least average speed of a refused body. A client that is slower is answered at once, and
+    /// may take it for a broken connection.
+    pub drain_bytes_per_second_min: u64,
+    /// The longest the client of a refused body is waited for in all.
+    pub drain_wait_max: Duration,
 }
 
 impl Default for BodyLimits {
@@ -37,6 +49,10 @@ impl Default for BodyLimits {
             grace: Duration::from_mins(1),
             bytes_per_second_min: 1 << 10,
             drain_bytes_max: 64 << 30,
+            drain_idle: Duration::from_secs(10),
+            drain_grace: Duration::from_secs(10),
+            drain_bytes_per_second_min: 64 << 10,
+            drain_wait_max: Duration::from_hours(1),
         }
     }
 }
@@ -55,6 +71,8 @@ pub(crate) struct Intake<'a, B> {
     body: &'a mut B,
     limits: BodyLimits,
     received: u64,
+    /// What had been received when the time of `waited` began.
+    received_before: u64,
     waited: Duration,
     /// The client waits for a go-ahead, which hyper sends at the first read.
     awaits_go_ahead: bool,
@@ -70,6 +88,7 @@ impl<'a, B: Body<Data = Bytes> + Unpin> Intake<'a, B> {
             body,
             limits,
             received: 0,
+            received_before: 0,
             waited,
             awaits_go_ahead,
             over: false,
@@ -99,8 +118,17 @@ impl<'a, B: Body<Data = Bytes> + Unpin> Intake<'a, B> {
         if self.awaits_go_ahead {
             return;
         }
-        let end = self.received.saturating_add(self.limits.drain_bytes_max);
-        while self.received < end && matches!(self.next().await, Ok(Some(_))) {}
+        let limits = &mut self.limits;
+        limits.idle = limits.drain_idle.min(limits.idle);
+        limits.grace = limits.drain_grace.min(limits.grace);
+        limits.bytes_per_second_min = limits.drain_bytes_per_second_min;
+        let (bytes_max, wait_max) = (limits.drain_bytes_max, limits.drain_wait_max);
+        (self.received_before, self.waited) = (self.received, Duration::ZERO);
+        let end = self.received.saturating_add(bytes_max);
+        while self.received < end
+            && self.waited < wait_max
+            && matches!(self.next().await, Ok(Some(_)))
+        {}
     }
 
     async fn data(&mut self) -> Result<Option<Bytes>, Interrupted> {
@@ -122,7 +150,7 @@ impl<'a, B: Body<Data = Bytes> + Unpin> Intake<'a, B> {
 
     fn trickles(&self) -> bool {
         let least = self.waited.as_secs_f64() * self.limits.bytes_per_second_min as f64;
-        self.waited > self.limits.grace && (self.received as f64) < least
+        self.waited > self.limits.grace && ((self.received - self.received_before) as f64) < least
     }
 
     async fn frame(&mut self) -> Result<Option<Frame<B>>, Interrupted> {
@@ -233,5 +261,25 @@ mod tests {
         let mut intake = Intake::new(&mut endless, &headers, limits);
         intake.drain().await;
         assert_eq!(intake.received, 5000);
+    }
+
+    /// How long the rest of a refused body is waited for, and how much of it is read.
+    async fn drained(mut body: Drip) -> (Duration, u64) {
+        let headers = HeaderMap::new();
+        let mut intake = Intake::new(&mut body, &headers, BodyLimits::default());
+        let started = Instant::now();
+        intake.drain().await;
+        (started.elapsed(), intake.received)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_upload_gets_little_patience_and_one_of_normal_speed_an_hour() {
+        let (second, hour) = (Duration::from_secs(1), Duration::from_hours(1));
+        let still = Drip::new(1 << 20, hour);
+        assert_eq!(drained(still).await, (10 * second, 0));
+        let trickle = Drip::new(60_000, second);
+        assert_eq!(drained(trickle).await, (11 * second, 11 * 60_000));
+        let normal = Drip::new(1 << 20, second);
+        assert_eq!(drained(normal).await, (hour, 3600 << 20));
     }
 }

@@ -11,10 +11,10 @@
 //! A program serves with hyper roughly like this, for each connection:
 //!
 //! ```text
-//! let gateway = Arc::new(Gateway::new(cache, authenticator, workspaces, BodyLimits::default()));
+//! let gateway = Arc::new(Gateway::new(cache, authenticator, workspaces, BodyLimits::default(), now_ms));
 //! service_fn(move |request| {
-//!     let gateway = gateway.clone();
-//!     async move { Ok::<_, Infallible>(gateway.handle(request, Origin::Tcp).await) }
+//!     let answer = gateway.handle(request, Origin::Tcp);
+//!     async move { Ok::<_, Infallible>(answer.await) }
 //! })
 //! ```
 //!
@@ -28,6 +28,7 @@
 mod body;
 mod caller;
 pub mod control;
+mod excerpt;
 mod gateway;
 mod intake;
 mod nx;
@@ -35,7 +36,7 @@ mod unwind;
 
 pub use body::Body;
 pub use caller::{WorkspaceTable, default_workspace};
-pub use gateway::{Gateway, Origin};
+pub use gateway::{Answer, Gateway, Origin};
 pub use intake::BodyLimits;
 
 /// The OpenAPI 3.0 document of everything a Larder server answers, as JSON.

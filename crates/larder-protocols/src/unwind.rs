@@ -17,10 +17,19 @@ pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Panicked> 
         if let Ok(polled) = polled {
             return polled.map(Ok);
         }
-        tracing::error!("a request panicked; its client gets the mildest answer");
-        Poll::Ready(Err(Panicked))
+        Poll::Ready(Err(panicked()))
     })
     .await
+}
+
+/// [`caught`] for work that waits for nothing.
+pub(crate) fn caught_at_once<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| panicked())
+}
+
+fn panicked() -> Panicked {
+    tracing::error!("a request panicked; its client gets the mildest answer");
+    Panicked
 }
 
 #[cfg(test)]
@@ -35,5 +44,8 @@ mod tests {
             assert_eq!(1, 2, "on purpose");
         };
         assert_eq!(caught(panicking).await, Err(Panicked));
+        assert_eq!(caught_at_once(|| 7), Ok(7));
+        let panicking = || assert_eq!(1, 2, "on purpose");
+        assert_eq!(caught_at_once(panicking), Err(Panicked));
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the program, and nothing of how it is done.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use larder_model::{Dialect, Scope, UntrustedScope, WorkspaceName};
 
-use crate::config::{Key, parse_duration};
+use crate::config::{Key, parse_duration, parse_listen};
 
 /// A self-hosted remote build cache that no pull request can poison.
 #[derive(Debug, Parser)]
@@ -61,7 +62,7 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
     /// Where to listen; port 0 picks a free one [default: 127.0.0.1:9092]
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
     pub(crate) listen: Option<SocketAddr>,
     /// Allow plain HTTP on an address that other machines can reach
     #[arg(long)]
@@ -70,30 +71,23 @@ pub(crate) struct ServeArgs {
 
 impl PlaceArgs {
     /// The flags as values of configuration keys.
-    pub(crate) fn values(&self) -> Vec<(Key, &'static str, String)> {
-        let data_dir = self.data_dir.as_ref();
+    pub(crate) fn values(&self) -> Vec<(Key, &'static str, OsString)> {
+        let data_dir = self.data_dir.iter();
         data_dir
-            .map(|dir| {
-                (
-                    Key::StoreDataDir,
-                    "--data-dir",
-                    dir.to_string_lossy().into_owned(),
-                )
-            })
-            .into_iter()
+            .map(|dir| (Key::StoreDataDir, "--data-dir", dir.clone().into()))
             .collect()
     }
 }
 
 impl ServeArgs {
     /// The flags as values of configuration keys.
-    pub(crate) fn values(&self) -> Vec<(Key, &'static str, String)> {
+    pub(crate) fn values(&self) -> Vec<(Key, &'static str, OsString)> {
         let mut values = self.place.values();
         if let Some(listen) = self.listen {
-            values.push((Key::HttpListen, "--listen", listen.to_string()));
+            values.push((Key::HttpListen, "--listen", listen.to_string().into()));
         }
         if self.insecure_http {
-            values.push((Key::HttpInsecureHttp, "--insecure-http", "true".to_owned()));
+            values.push((Key::HttpInsecureHttp, "--insecure-http", "true".into()));
         }
         values
     }
@@ -134,7 +128,8 @@ pub(crate) struct TokenCreateArgs {
     /// What the token may do
     #[arg(long, value_enum)]
     pub(crate) access: AccessArg,
-    /// The own scope of an isolated token, such as `pr/7` [default: token/ID]
+    /// The own scope of an isolated token, such as `pr/7`; none that begins with `token`
+    /// [default: token/ID]
     #[arg(long, value_name = "NAME")]
     pub(crate) scope: Option<UntrustedScope>,
     /// A name to recognize the token by
@@ -176,12 +171,15 @@ pub(crate) enum WorkspaceCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Delete a workspace that has no usable tokens; its entries stay until purged or evicted
+    /// Delete a workspace whose tokens are all revoked, and its entries
     Delete {
         #[command(flatten)]
         place: PlaceArgs,
         /// The workspace's name
         name: WorkspaceName,
+        /// Remove its entries without asking
+        #[arg(long, short)]
+        yes: bool,
     },
 }
 
@@ -285,6 +283,7 @@ mod tests {
         }
         for line in [
             "larder serve",
+            "larder serve --listen localhost:0",
             "larder serve --listen [::1]:0 --insecure-http --data-dir d --config c",
             "larder token create --access isolated --scope pr/7 --expires 90d",
             "larder token revoke -",

@@ -1,7 +1,8 @@
 //! The program's own few routes, and everything else to the gateway.
 //!
-//! Nothing here asks for a credential except, if it is configured so, `/metrics`: the routes say
-//! whether the server lives, and nothing of what it holds.
+//! Nothing here asks for a credential. `/metrics`, which names every workspace, is for processes of
+//! this machine unless the operator opens it to all; the other routes say whether the server
+//! lives, and nothing of what it holds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,24 +10,26 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode, Uri};
-use larder_auth::{Authenticator, Credential};
 use larder_cache::PoolState;
-use larder_model::{Caller, Policy};
-use larder_protocols::{Body, Gateway, OPENAPI_JSON, Origin};
+use larder_protocols::{Answer, Body, Gateway, OPENAPI_JSON, Origin};
 use prometheus_client::registry::Registry;
 
 use crate::config::{HttpSettings, MetricsAudience};
+use crate::exposure;
+use crate::logging::chain;
 use crate::net::Request;
 use crate::pools::Pools;
-use crate::roster::{Roster, chain};
-use crate::{clock, exposure};
+use crate::roster::Roster;
 
 /// Where a command that changed tokens says so, on the control socket. The server would notice by
 /// itself, a little later.
 pub(crate) const REREAD_TOKENS: &str = "/tokens/reread";
+
+/// Where the control socket tells the names of the pools that the server has open.
+pub(crate) const POOLS: &str = "/pools";
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -35,7 +38,6 @@ const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-
 /// Everything an answer may need.
 pub(crate) struct Front {
     pub(crate) gateway: Arc<Gateway>,
-    pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) pools: Arc<Pools>,
     pub(crate) registry: Registry,
@@ -45,14 +47,14 @@ pub(crate) struct Front {
 
 impl Front {
     /// Answers a request of the TCP port.
-    pub(crate) async fn answer(&self, mut request: Request, peer: SocketAddr) -> Response<Body> {
+    pub(crate) fn answer(&self, mut request: Request, peer: SocketAddr) -> Answer {
         if let Some(inside) = below(request.uri(), &self.settings.load().base_path) {
             *request.uri_mut() = inside;
         }
         let local = || exposure::is_local(peer, request.headers());
         match self.own_route(&request, local) {
-            Some(response) => response,
-            None => self.gateway.handle(request, Origin::Tcp).await,
+            Some(response) => response.into(),
+            None => self.gateway.handle(request, Origin::Tcp),
         }
     }
 
@@ -67,6 +69,14 @@ impl Front {
                 }
             };
         }
+        if request.uri().path() == POOLS {
+            let names: Vec<String> = self.pools.names().map(ToString::to_string).collect();
+            return answer(
+                StatusCode::OK,
+                JSON,
+                serde_json::json!(names).to_string().into(),
+            );
+        }
         match self.own_route(&request, || true) {
             Some(response) => response,
             None => self.gateway.handle(request, Origin::ControlSocket).await,
@@ -78,7 +88,7 @@ impl Front {
             "/healthz" => &|| answer(StatusCode::OK, TEXT, "ok\n".into()),
             "/readyz" => &|| self.readiness(),
             "/status" => &|| self.status(),
-            "/metrics" => &|| self.metrics(request.headers(), local()),
+            "/metrics" => &|| self.metrics(local()),
             "/openapi.json" => &|| {
                 answer(
                     StatusCode::OK,
@@ -124,11 +134,10 @@ impl Front {
         answer(StatusCode::OK, JSON, format!("{status}\n").into())
     }
 
-    fn metrics(&self, headers: &HeaderMap, local: bool) -> Response<Body> {
+    fn metrics(&self, local: bool) -> Response<Body> {
         let allowed = match self.settings.load().metrics {
             MetricsAudience::Open => true,
             MetricsAudience::Local => local,
-            MetricsAudience::Admin => local || self.is_admin(headers),
         };
         if !allowed {
             let text = "metrics are for local processes; see the key metrics of [http]\n";
@@ -138,14 +147,6 @@ impl Front {
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             Ok(()) => answer(StatusCode::OK, METRICS, text.into()),
             Err(_) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, Bytes::new()),
-        }
-    }
-
-    fn is_admin(&self, headers: &HeaderMap) -> bool {
-        let sent = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-        match self.authenticator.authenticate(sent, clock::now_ms()) {
-            Ok(Credential::Known(principal)) => Policy::admin(&Caller::Known(principal)).is_ok(),
-            Ok(Credential::Absent) | Err(_) => false,
         }
     }
 }

@@ -16,6 +16,7 @@ mod config;
 mod control_socket;
 mod exposure;
 mod front;
+mod log_queue;
 mod logging;
 mod metrics;
 mod net;
@@ -30,12 +31,17 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use rustix::fs::Mode;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match commands::run(cli::Cli::parse().command) {
+    // Whatever is made is its owner's alone, also by libraries.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    let outcome = commands::run(cli::Cli::parse().command);
+    log_queue::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::note(&format!("larder: {error:#}"));

@@ -1,5 +1,6 @@
 //! Where a command finds the configuration and the data directory.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ const LEDGER_FILE: &str = "ledger.sqlite";
 /// Reads the configuration with these flags on top.
 pub(crate) fn settings(
     config: Option<&Path>,
-    flags: &[(Key, &'static str, String)],
+    flags: &[(Key, &'static str, OsString)],
 ) -> anyhow::Result<Settings> {
     Ok(config::load(config, std::env::vars_os(), flags)?)
 }

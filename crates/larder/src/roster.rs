@@ -11,6 +11,8 @@ use larder_ledger::{Ledger, LedgerError, TokenRow};
 use larder_model::Access;
 use tokio::sync::Mutex;
 
+use crate::logging::chain;
+
 /// How often the ledger is asked whether it has changed. A quarter of what G6 allows.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often uses of tokens are noted in the ledger.
@@ -92,15 +94,6 @@ impl Roster {
             tracing::warn!(error = %chain(&error), "uses of tokens were not noted");
         }
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 /// What the ledger says of a token, if this version understands all of it. A token that is not

@@ -17,12 +17,13 @@ use tokio::task::JoinHandle;
 use crate::cli::ServeArgs;
 use crate::config::{Budgets, Key, Settings};
 use crate::front::Front;
-use crate::logging::LevelSwitch;
+use crate::logging::{LevelSwitch, chain};
 use crate::net::{self, Listener, PaceLimits, Seats};
-use crate::roster::{Roster, chain};
+use crate::pools::Purpose;
+use crate::roster::Roster;
 use crate::signals::{Signals, Wish};
 use crate::start::{self, Engine};
-use crate::{control_socket, exposure, logging, metrics, place, pools, terminal};
+use crate::{control_socket, exposure, log_queue, logging, metrics, place, pools, terminal};
 
 /// Serves until a signal says stop.
 pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
@@ -30,10 +31,11 @@ pub(crate) fn serve(args: &ServeArgs) -> anyhow::Result<()> {
     let read = || place::settings(args.place.config.as_deref(), &flags);
     let settings = read()?;
     exposure::check(settings.http.listen, settings.http.insecure_http)?;
-    let level = logging::start(settings.log.format, settings.log.level);
+    let level = logging::start(settings.log.format, settings.log.level)?;
     let room = net::raise_limit();
     let data_dir = settings.store.data_dir.clone();
     start::make_data_dir(&data_dir)?;
+    start::warn_if_others_can_read(&data_dir);
     let lock = start::lock(&data_dir, "stop it first, or pass another --data-dir")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -81,36 +83,14 @@ impl Server {
         let data_dir = &settings.store.data_dir;
         let control = control_socket::bind(data_dir).context("cannot make the control socket")?;
         let ledger = place::ledger(data_dir).await?;
-        let first_token = start::first_start(&ledger).await?;
-
-        let engine = Engine::open(lock, &settings)?;
-        let roster = Arc::new(Roster::load(ledger, Arc::clone(&engine.authenticator)).await?);
+        let engine = Engine::open(lock, &settings, Purpose::Serve)?;
         let seats = Arc::new(Seats::new(settings.limits.connection_count_max.min(room)));
-        let front = Arc::new(Front {
-            gateway: Arc::clone(&engine.gateway),
-            authenticator: Arc::clone(&engine.authenticator),
-            roster: Arc::clone(&roster),
-            pools: Arc::clone(&engine.pools),
-            registry: metrics::registry(engine.cache.collector(), Arc::clone(&seats)),
-            settings: ArcSwap::from_pointee(settings.http.clone()),
-            started: Instant::now(),
-        });
-        let (stop, stopping) = watch::channel(false);
         let listener = Listener::new(bound, Arc::clone(&seats))?;
-        let accepting = tokio::spawn(net::serve(listener, pace(&settings), stopping, {
-            let front = Arc::clone(&front);
-            move |request, peer| {
-                let front = Arc::clone(&front);
-                async move { front.answer(request, peer).await }
-            }
-        }));
-        tokio::spawn(serve_operator(control, Arc::clone(&front)));
-        tokio::spawn({
-            let roster = Arc::clone(&roster);
-            async move { roster.follow().await }
-        });
-        tokio::spawn(say_when_loaded(Arc::clone(&front)));
+        warn_of_orphans(&settings);
 
+        // A token is shown once. So it is made when nothing can fail any more that has ever failed,
+        // and is printed before anything else is done.
+        let first_token = start::first_start(&ledger).await?;
         terminal::print(&format!(
             "larder {} listening on http://{address}",
             env!("CARGO_PKG_VERSION")
@@ -119,6 +99,26 @@ impl Server {
             let url = client_url(address, &settings.http.base_path);
             terminal::print(&start::welcome(&secret, &url, data_dir))?;
         }
+        let roster = Arc::new(Roster::load(ledger, Arc::clone(&engine.authenticator)).await?);
+        let front = Arc::new(Front {
+            gateway: Arc::clone(&engine.gateway),
+            roster: Arc::clone(&roster),
+            pools: Arc::clone(&engine.pools),
+            registry: metrics::registry(engine.cache.collector(), Arc::clone(&seats)),
+            settings: ArcSwap::from_pointee(settings.http.clone()),
+            started: Instant::now(),
+        });
+        let (stop, stopping) = watch::channel(false);
+        let accepting = tokio::spawn(net::serve(listener, pace(&settings), stopping, {
+            let front = Arc::clone(&front);
+            move |request, peer| front.answer(request, peer)
+        }));
+        tokio::spawn(serve_operator(control, Arc::clone(&front)));
+        tokio::spawn({
+            let roster = Arc::clone(&roster);
+            async move { roster.follow().await }
+        });
+        tokio::spawn(say_when_loaded(Arc::clone(&front)));
         Ok(Self {
             drain_timeout: settings.limits.drain_timeout,
             started_with: settings,
@@ -138,7 +138,7 @@ impl Server {
             match read() {
                 Ok(settings) => self.reload(settings).await,
                 Err(problems) => {
-                    tracing::error!(%problems, "not reloaded: the configuration stays as it was");
+                    tracing::error!("not reloaded, the configuration stays as it was: {problems}");
                 }
             }
             if let Err(error) = self.roster.reload().await {
@@ -173,6 +173,7 @@ impl Server {
             () = end => tracing::info!("stopped"),
             () = second_signal(&mut signals) => {
                 tracing::warn!("stopped at once");
+                log_queue::flush();
                 std::process::exit(1);
             }
         }
@@ -201,16 +202,17 @@ impl Server {
         if waiting.is_empty() {
             tracing::info!("configuration reloaded");
         } else {
-            tracing::warn!(
-                after_restart = waiting.join(", "),
-                "configuration reloaded in part"
-            );
+            let waiting = waiting.join(", ");
+            tracing::warn!("configuration reloaded in part; after a restart: {waiting}");
         }
     }
 }
 
 fn budgets(settings: &Settings, data_dir: &Path) -> anyhow::Result<Budgets> {
-    Ok(Budgets::plan(settings, pools::disk_figures(data_dir)?)?)
+    Ok(Budgets::plan(
+        settings,
+        pools::disk_figures(data_dir, settings)?,
+    )?)
 }
 
 /// The keys whose change takes a restart and that have changed.
@@ -268,6 +270,20 @@ fn pace(settings: &Settings) -> PaceLimits {
         idle_timeout: settings.limits.idle_timeout,
         stall_timeout: settings.limits.stall_timeout,
     }
+}
+
+/// Says which pools nobody will reach.
+fn warn_of_orphans(settings: &Settings) {
+    let orphans = pools::orphaned(&settings.store.data_dir, settings);
+    if orphans.is_empty() {
+        return;
+    }
+    let names: Vec<String> = orphans.keys().map(ToString::to_string).collect();
+    tracing::warn!(
+        "pools are on disk that the configuration does not mention: {}; their entries are misses and \
+         take room; give the workspace its pools again, or stop and remove their directories",
+        names.join(", ")
+    );
 }
 
 /// The address for clients. What listens everywhere has a name that only its operator knows.

@@ -2,20 +2,20 @@
 //! workspace and token.
 
 use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use larder_auth::{Authenticator, TokenSecret};
 use larder_cache::{Cache, CacheMetrics};
-use larder_ledger::{Ledger, NewToken};
+use larder_ledger::{Ledger, LedgerError, NewToken};
 use larder_model::AccessKind;
 use larder_protocols::{BodyLimits, Gateway, WorkspaceTable, default_workspace};
 use larder_store::{DataDir, OpenError};
 
 use crate::config::{Budgets, Settings};
-use crate::pools::{self, Pools};
+use crate::pools::{self, Pools, Purpose};
 use crate::{clock, place};
 
 /// A data directory in use: nobody else has it.
@@ -30,10 +30,17 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Starts to open the pools of a locked directory; they load while the engine is in use.
-    pub(crate) fn open(lock: DataDir, settings: &Settings) -> anyhow::Result<Self> {
-        let budgets = Budgets::plan(settings, pools::disk_figures(lock.path())?)?;
+    pub(crate) fn open(
+        lock: DataDir,
+        settings: &Settings,
+        purpose: Purpose,
+    ) -> anyhow::Result<Self> {
+        let budgets = match purpose {
+            Purpose::Serve => Budgets::plan(settings, pools::disk_figures(lock.path(), settings)?)?,
+            Purpose::Command => Budgets::offline(&pools::on_disk(lock.path())),
+        };
         let metrics = CacheMetrics::new();
-        let pools = Arc::new(Pools::start(&lock, settings, &budgets, &metrics)?);
+        let pools = Arc::new(Pools::start(&lock, settings, &budgets, &metrics, purpose)?);
         let cache = Arc::new(pools.cache(settings, metrics));
         let authenticator = Arc::new(Authenticator::new());
         let gateway = Arc::new(Gateway::new(
@@ -44,6 +51,7 @@ impl Engine {
                 idle: settings.limits.stall_timeout,
                 ..BodyLimits::default()
             },
+            clock::now_ms,
         ));
         Ok(Self {
             pools,
@@ -60,10 +68,7 @@ pub(crate) fn lock(data_dir: &Path, advice: &str) -> anyhow::Result<DataDir> {
     let path = place::absolute(data_dir);
     match DataDir::lock(&path) {
         Err(OpenError::InUse { holder, .. }) => {
-            anyhow::bail!(
-                "another larder ({holder}) uses {}; {advice}",
-                path.display()
-            )
+            anyhow::bail!("another larder ({holder}) has {}; {advice}", path.display())
         }
         locked => {
             locked.with_context(|| format!("cannot use {} as data directory", path.display()))
@@ -83,6 +88,20 @@ pub(crate) fn make_data_dir(data_dir: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))
 }
 
+/// Files in it are their owner's alone, but names and sizes may tell something, and older files
+/// may be less private.
+pub(crate) fn warn_if_others_can_read(data_dir: &Path) {
+    const OTHERS: u32 = 0o007;
+    let mode = data_dir.metadata().map(|found| found.permissions().mode());
+    if mode.is_ok_and(|mode| mode & OTHERS != 0) {
+        let path = place::absolute(data_dir);
+        tracing::warn!(
+            "every user of this machine may look into the data directory; close it with: chmod 0700 {}",
+            path.display()
+        );
+    }
+}
+
 /// The workspaces that the configuration says something about.
 pub(crate) fn workspace_table(settings: &Settings) -> WorkspaceTable {
     let workspaces = settings.workspaces.iter();
@@ -91,14 +110,16 @@ pub(crate) fn workspace_table(settings: &Settings) -> WorkspaceTable {
 
 /// On the first start: makes the first workspace and a trusted token for it.
 pub(crate) async fn first_start(ledger: &Ledger) -> anyhow::Result<Option<TokenSecret>> {
+    // Rows of tokens stay for good: a ledger without any has never given access to anybody.
+    if !ledger.tokens().await?.is_empty() {
+        return Ok(None);
+    }
     let workspace = default_workspace();
     let now_ms = clock::now_ms();
-    let workspaces = ledger.workspaces().await?;
-    match workspaces.as_slice() {
-        [] => ledger.create_workspace(workspace.as_str(), now_ms).await?,
-        // A first start that was cut short between its two steps.
-        [only] if only.name == workspace.as_str() && ledger.tokens().await?.is_empty() => {}
-        _ => return Ok(None),
+    match ledger.create_workspace(workspace.as_str(), now_ms).await {
+        // A first start may have been cut short between its two steps.
+        Ok(()) | Err(LedgerError::Exists { .. }) => {}
+        Err(error) => return Err(error.into()),
     }
     let secret = TokenSecret::generate();
     ledger

@@ -33,7 +33,7 @@ pub(crate) fn confirm(question: &str) -> Option<bool> {
 /// Columns as wide as their widest cell. Cells come from people and clients, so control
 /// characters are escaped.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let plain = |cell: &str| cell.chars().map(visible).collect::<String>();
+    let plain = |cell: &str| cell.chars().map(escaped).collect::<String>();
     let mut lines: Vec<Vec<String>> = vec![header.iter().map(|cell| plain(cell)).collect()];
     lines.extend(
         rows.iter()
@@ -62,7 +62,8 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text.join("\n")
 }
 
-fn visible(c: char) -> String {
+/// `c` so that no terminal obeys it.
+pub(crate) fn escaped(c: char) -> String {
     if c.is_control() {
         c.escape_default().to_string()
     } else {

@@ -3,6 +3,8 @@
 //! The table is the fenced block ```` ```crates ````: one line for each crate of the workspace, `NAME` or `NAME -> NAME NAME`,
 //! with every crate of the workspace that it needs, except for its tests.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;

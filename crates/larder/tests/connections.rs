@@ -170,6 +170,35 @@ fn a_client_that_takes_nothing_of_its_answer_is_dropped() {
 }
 
 #[test]
+fn an_answer_is_never_in_memory_as_a_whole() {
+    let server = start("");
+    let token = server.token(Access::Trusted, None).unwrap();
+    let size = 192 << 20;
+    let put = Request::put("/v1/cache/1", vec![5; size]).bearer(&token);
+    process::wait_until("the upload", SOON, || {
+        Ok((exchange(server.address(), &put)?.status == 200).then_some(()))
+    })
+    .unwrap();
+    let get = Request::get("/v1/cache/1").bearer(&token);
+    let answer = exchange(server.address(), &get).unwrap();
+    assert_eq!(answer.body.len(), size);
+    let memory = memory_peak_bytes(&server);
+    assert!(memory < size as u64 / 2, "{memory} bytes of memory");
+}
+
+fn memory_peak_bytes(server: &Server) -> u64 {
+    let path = format!("/proc/{}/status", server.pid().unwrap());
+    let status = std::fs::read_to_string(path).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib: u64 = line.unwrap()["VmHWM:".len()..]
+        .trim_end_matches("kB")
+        .trim()
+        .parse()
+        .unwrap();
+    kib << 10
+}
+
+#[test]
 fn pipelined_requests_are_answered_in_order() {
     let server = start("");
     let mut connection = Connection::open(server.address()).unwrap();
@@ -205,4 +234,48 @@ async fn http2_without_tls_is_served_on_the_same_port() {
         "ok\n"
     );
     check_serves(&server);
+}
+
+fn resident_bytes(server: &Server) -> u64 {
+    let pid = server.pid().unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.unwrap().trim().strip_suffix(" kB").unwrap();
+    kib.parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn clients_that_take_nothing_of_a_large_entry_cost_no_memory() {
+    const GROWTH_BYTES_MAX: u64 = 64 << 20;
+    let server = start("[store]\ntrusted = \"1GiB\"\nuntrusted = \"64MiB\"\n");
+    let token = server.token(Access::Trusted, None).unwrap();
+    let large = vec![7; 48 << 20];
+    let put = Request::put("/v1/cache/large", large.clone()).bearer(&token);
+    assert_eq!(exchange(server.address(), &put).unwrap().status, 200);
+    let get = Request::get("/v1/cache/large").bearer(&token);
+    let before = resident_bytes(&server);
+    let stalled: Vec<Connection> = (0..8)
+        .map(|_| {
+            let mut connection = Connection::open(server.address()).unwrap();
+            connection.send(&get.bytes()).unwrap();
+            connection
+        })
+        .collect();
+    // Time in which the server could do for the stalled what it does for these.
+    for _ in 0..4 {
+        assert_eq!(exchange(server.address(), &get).unwrap().body, large);
+        let grown = resident_bytes(&server).saturating_sub(before);
+        assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more than before");
+    }
+    drop(stalled);
+}
+
+#[test]
+fn an_answer_does_not_wait_for_the_rest_of_the_next_request() {
+    let server = start("");
+    let mut connection = Connection::open(server.address()).unwrap();
+    let mut bytes = Request::get("/healthz").bytes();
+    bytes.extend_from_slice(b"GET /heal");
+    connection.send(&bytes).unwrap();
+    assert_eq!(connection.read_answer().unwrap().status, 200);
 }

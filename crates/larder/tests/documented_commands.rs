@@ -5,6 +5,8 @@
 //! background, and the page goes on when the server listens. `larder` and `cargo run --release --` are the program under test,
 //! and `127.0.0.1:9092` is a free port, so that a page can be tested beside a server that is in use.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;

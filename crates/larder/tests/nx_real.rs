@@ -3,6 +3,8 @@
 //! The newest supported version runs every test; the two older ones run the core list, because their cache clients differ only
 //! in what they print. `cargo xtask test` installs them. Each assertion shows all that Nx printed.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -70,7 +70,12 @@ fn tokens_come_into_force_and_are_revoked_before_the_command_ends() {
         "{list}"
     );
     assert!(!list.contains(&token), "{list}");
-    done(&server, &["token", "revoke", &token]);
+    let revoked = server.larder(&["token", "revoke", &token]).unwrap();
+    assert!(
+        revoked.stderr.contains("list of processes"),
+        "{}",
+        revoked.stderr
+    );
     assert_eq!(get(&server, &token), 401, "revoked when the command ends");
     let list = done(&server, &["token", "list", "--json"]);
     assert!(list.contains("\"revoked\""), "{list}");
@@ -162,6 +167,21 @@ fn mistakes_get_answers_that_help() {
         (&["token", "revoke", "4711"], "larder token list"),
         (&["token", "revoke", "lrd_nonsense"], "larder token list"),
         (&["workspace", "create", "default"], "exists already"),
+        (
+            &[
+                "token", "create", "--access", "isolated", "--scope", "token/1",
+            ],
+            "another first label",
+        ),
+        (
+            &["token", "create", "--access", "reader", "--name", " "],
+            "--name is empty",
+        ),
+        (
+            &["token", "create", "--access", "reader", "--expires", "0s"],
+            "never works",
+        ),
+        (&["workspace", "delete", "nope"], "there is no workspace"),
         (&["purge"], "--all"),
         (&["purge", "--all"], "--yes"),
     ] {
@@ -329,4 +349,126 @@ fn a_revocation_is_followed_even_when_the_command_cannot_reach_the_server() {
     assert_eq!(get(&server, &token), 404);
     done(&server, &["token", "revoke", &token]);
     assert!(wait_for(&server, &token, 401) < REVOCATION_MAX);
+}
+
+/// A server on the directory of `server`, which has ended, with a configuration without workspaces.
+fn commands_without_config(server: &Server, arguments: &[&str]) -> Finished {
+    let data_dir = server.data_dir();
+    let mut all = arguments.to_vec();
+    all.extend(["--data-dir", data_dir.to_str().unwrap()]);
+    run(&all, server.config_path().parent().unwrap()).unwrap()
+}
+
+const SMALL: &str = "[store]\ntrusted = \"256MiB\"\nuntrusted = \"32MiB\"\nlease = \"0s\"\n";
+const ACME: &str = "[workspace.acme]\ntrusted = \"32MiB\"\nuntrusted = \"32MiB\"\n";
+
+fn with_acme() -> (Server, String) {
+    let options = ServerOptions {
+        config: Some(format!("{SMALL}{ACME}")),
+        ..ServerOptions::default()
+    };
+    let server = Server::start_with(larder_binary(env!("CARGO_BIN_EXE_larder")), options).unwrap();
+    done(&server, &["workspace", "create", "acme"]);
+    let token = server.token_in("acme", Access::Trusted, None).unwrap();
+    put(&server, "poison", &token);
+    (server, token)
+}
+
+#[test]
+fn a_command_without_the_servers_configuration_reaches_every_pool_and_evicts_nothing() {
+    let (mut server, _) = with_acme();
+    let trusted = server.token(Access::Trusted, None).unwrap();
+    let body = vec![b'x'; 2 << 20];
+    for key in 0..50 {
+        let request = Request::put(&format!("/v1/cache/k{key}"), body.clone()).bearer(&trusted);
+        assert_eq!(exchange(server.address(), &request).unwrap().status, 200);
+    }
+    server.stop().unwrap();
+    let stats = |server: &Server| {
+        let json = commands_without_config(server, &["stats", "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&json.success().unwrap()).unwrap();
+        let pools = json["pools"].as_array().unwrap();
+        let of =
+            |name: &str| pools.iter().find(|pool| pool["name"] == name).unwrap()["entries"].clone();
+        (of("shared/trusted"), of("acme/trusted"))
+    };
+    assert_eq!(stats(&server), (50.into(), 1.into()));
+    // A budget far below what is there, as a default on a small disk would be.
+    let data_dir = server.data_dir();
+    let mut command = Command::new(larder_binary(env!("CARGO_BIN_EXE_larder")));
+    command.args(["verify", "--data-dir"]).arg(&data_dir);
+    command.env("LARDER_STORE_TRUSTED", "16MiB");
+    let verified = process::run(&mut command, SOON).unwrap().success().unwrap();
+    assert!(verified.contains("verified 51 entries"), "{verified}");
+    let purged = commands_without_config(&server, &["purge", "--workspace", "acme", "--yes"]);
+    assert!(purged.success().unwrap().contains("removed 1 entry"));
+    assert_eq!(stats(&server), (50.into(), 0.into()));
+}
+
+#[test]
+fn a_purge_says_which_pools_the_server_does_not_have() {
+    let (mut server, token) = with_acme();
+    server.stop().unwrap();
+    std::fs::write(server.config_path(), SMALL).unwrap();
+    server.start_again().unwrap();
+    server
+        .wait_for_output("acme/untrusted, acme/trusted", SOON)
+        .unwrap();
+    for arguments in [
+        &["purge", "--workspace", "acme", "--yes"][..],
+        &["purge", "--key", "poison", "--dry-run"],
+    ] {
+        let said = refused(&server, arguments);
+        assert!(
+            said.contains("not reached:") && said.contains("acme/trusted"),
+            "{said}"
+        );
+    }
+    done(&server, &["purge", "--workspace", "default", "--yes"]);
+    done(&server, &["token", "revoke", &token]);
+    let said = refused(&server, &["workspace", "delete", "acme"]);
+    assert!(said.contains("acme/trusted"), "{said}");
+    server.stop().unwrap();
+    done(&server, &["purge", "--workspace", "acme", "--yes"]);
+}
+
+/// A workspace of an old name is a new one, whoever deletes the old one's entries.
+fn check_delete_and_create(server: &mut Server, running: bool) {
+    let token = server.token_in("acme", Access::Trusted, None).unwrap();
+    put(server, "secret", &token);
+    done(server, &["token", "revoke", &token]);
+    if !running {
+        server.stop().unwrap();
+    }
+    let said = refused(server, &["workspace", "delete", "acme"]);
+    assert!(said.contains("1 entry") && said.contains("--yes"), "{said}");
+    done(server, &["workspace", "delete", "acme", "--yes"]);
+    let said = refused(
+        server,
+        &[
+            "token",
+            "create",
+            "--access",
+            "reader",
+            "--workspace",
+            "acme",
+        ],
+    );
+    assert!(said.contains("larder workspace create acme"), "{said}");
+    done(server, &["workspace", "create", "acme"]);
+    let token = server.token_in("acme", Access::Reader, None).unwrap();
+    if !running {
+        server.start_again().unwrap();
+    }
+    let request = Request::get("/v1/cache/secret").bearer(&token);
+    assert_eq!(exchange(server.address(), &request).unwrap().status, 404);
+    done(server, &["token", "revoke", &token]);
+}
+
+#[test]
+fn a_workspace_made_again_finds_nothing_of_the_old_one() {
+    let mut server = start();
+    done(&server, &["workspace", "create", "acme"]);
+    check_delete_and_create(&mut server, true);
+    check_delete_and_create(&mut server, false);
 }

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+use std::fs::Permissions;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use larder_testkit::http::{Answer, Connection, Request, exchange};
@@ -87,6 +91,146 @@ fn the_first_start_prints_what_to_paste_and_later_starts_print_no_token() {
         server.output()
     );
     assert_eq!(get(&server, "1", &token).body, b"one");
+}
+
+#[test]
+fn a_start_that_fails_late_does_not_take_the_only_token_with_it() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |environment: &[(&str, &str)]| {
+        let mut command = std::process::Command::new(larder_binary(env!("CARGO_BIN_EXE_larder")));
+        command.current_dir(home.path());
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        process::run(command.envs(environment.iter().copied()), SOON).unwrap()
+    };
+    let failed = run(&[("LARDER_STORE_TRUSTED", "900TiB")]);
+    assert!(!failed.status.success());
+    assert!(
+        failed.stderr.contains("but the disk has"),
+        "{}",
+        failed.stderr
+    );
+    // A script stands for the program, so that it serves the directory of the failed start.
+    let script = home.path().join("larder");
+    let text = format!(
+        "#!/bin/sh\ncd '{}'\nexec '{}' serve --listen 127.0.0.1:0\n",
+        home.path().display(),
+        larder_binary(env!("CARGO_BIN_EXE_larder")).display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    let server = Server::start_with(&script, ServerOptions::default()).unwrap();
+    let output = server.output();
+    assert!(printed_token(&output).is_some(), "{output}");
+}
+
+#[test]
+fn a_server_without_workspaces_gives_nobody_a_new_token() {
+    let mut server = start("");
+    for arguments in [
+        &["token", "revoke", "1"][..],
+        &["workspace", "delete", "default"],
+    ] {
+        server.larder(arguments).unwrap().success().unwrap();
+    }
+    server.restart().unwrap();
+    let output = server.output();
+    assert_eq!(output.matches("First start").count(), 1, "{output}");
+    let list = server
+        .larder(&["token", "list"])
+        .unwrap()
+        .success()
+        .unwrap();
+    assert_eq!(list.matches("revoked").count(), 1, "{list}");
+    assert!(!list.contains("in force"), "{list}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let printed = home.path().join("printed");
+    let mut child = std::process::Command::new(larder_binary(env!("CARGO_BIN_EXE_larder")))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .current_dir(home.path())
+        .env("LARDER_LOG_LEVEL", "debug")
+        .stdout(std::fs::File::create(&printed).unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let address = process::wait_until("the address", SOON, || {
+        let text = std::fs::read_to_string(&printed)?;
+        let (_, rest) = text.split_once("http://").unwrap_or_default();
+        Ok(rest
+            .split_once('\n')
+            .and_then(|(line, _)| line.parse().ok()))
+    });
+    let request = Request::put(&format!("/v1/cache/{}", "k".repeat(150)), "x");
+    // Far more than a pipe and the queue before it hold.
+    let mut connection = Connection::open(address.unwrap()).unwrap();
+    for _ in 0..4000 {
+        assert_eq!(connection.exchange(&request).unwrap().status, 403);
+    }
+    let mut log = child.stderr.take().unwrap();
+    let (seen, lines) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        for line in std::io::BufRead::lines(std::io::BufReader::new(&mut log)) {
+            text.push_str(&line.unwrap());
+            // Nobody waits any more once the test has seen it.
+            let _ = text
+                .contains("log lines were dropped")
+                .then(|| seen.send(()));
+        }
+    });
+    lines.recv_timeout(SOON).unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    reader.join().unwrap();
+}
+
+#[test]
+fn a_server_whose_log_nobody_reads_ends() {
+    let home = tempfile::tempdir().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let filler = vec![b'x'; 1 << 20];
+    let mut full = writer.try_clone().unwrap();
+    let stuffed = std::thread::spawn(move || full.write_all(&filler));
+    let mut child = std::process::Command::new(larder_binary(env!("CARGO_BIN_EXE_larder")))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .current_dir(home.path())
+        .stdout(std::fs::File::create(home.path().join("printed")).unwrap())
+        .stderr(writer)
+        .spawn()
+        .unwrap();
+    process::wait_until("the start", SOON, || {
+        let text = std::fs::read_to_string(home.path().join("printed"))?;
+        Ok(text.contains("listening on").then_some(()))
+    })
+    .unwrap();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let ended = process::wait_until("the end", SOON, || Ok(child.try_wait()?)).unwrap();
+    assert!(ended.success());
+    drop(reader);
+    assert!(stuffed.join().unwrap().is_err(), "nobody read");
+}
+
+#[test]
+fn what_is_made_is_its_owners_alone_and_an_open_directory_is_complained_about() {
+    let server = start("");
+    wait_until_ready(&server);
+    for path in walk(&server.data_dir()) {
+        let mode = std::fs::symlink_metadata(&path)
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", path.display());
+    }
+    let mut server = server;
+    server.stop().unwrap();
+    let closed = server.output();
+    assert!(!closed.contains("chmod 0700"), "{closed}");
+    std::fs::set_permissions(server.data_dir(), Permissions::from_mode(0o755)).unwrap();
+    server.start_again().unwrap();
+    server.wait_for_output("chmod 0700", SOON).unwrap();
 }
 
 #[test]
@@ -325,17 +469,9 @@ fn metrics_are_for_local_processes_unless_the_operator_says_otherwise() {
     assert_eq!(send(&server, &forwarded).status, 403);
     assert_eq!(send(&server, &forwarded.clone().bearer(&token)).status, 403);
 
-    let server = start("[http]\nmetrics = \"admin\"\n");
     let admin = server.token(Access::Admin, None).unwrap();
-    let reader = server.token(Access::Reader, None).unwrap();
-    process::wait_until("the admin token", SOON, || {
-        Ok((send(&server, &forwarded.clone().bearer(&admin)).status == 200).then_some(()))
-    })
-    .unwrap();
-    assert_eq!(
-        send(&server, &forwarded.clone().bearer(&reader)).status,
-        403
-    );
+    assert_eq!(send(&server, &forwarded.clone().bearer(&admin)).status, 403);
+
     let server = start("[http]\nmetrics = \"open\"\n");
     assert_eq!(send(&server, &forwarded).status, 200);
 }

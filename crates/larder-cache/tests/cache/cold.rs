@@ -1,13 +1,15 @@
-//! Reads that are not in the page cache: off the async threads, bounded, and no different to readers.
+//! A disk that may block: reads that are not in the page cache and writes of large bodies are off
+//! the async threads, bounded, and no different to clients.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use larder_cache::{PoolHandle, PoolPair, Stored};
+use larder_cache::{NotAtHand, PoolHandle, PoolPair, Stored};
 use larder_store::{Disk, Durability, File, RealDisk, Wait};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::pools::{Setup, bytes, isolated, trusted};
 
@@ -15,11 +17,16 @@ use crate::pools::{Setup, bytes, isolated, trusted};
 #[derive(Clone, Default)]
 struct ColdDisk {
     device: Arc<RwLock<()>>,
+    /// The threads that wrote, and how many bytes at once.
+    writes: Writes,
 }
+
+type Writes = Arc<Mutex<Vec<(ThreadId, usize)>>>;
 
 struct ColdFile {
     file: Arc<dyn File>,
     device: Arc<RwLock<()>>,
+    writes: Writes,
 }
 
 impl ColdDisk {
@@ -27,6 +34,7 @@ impl ColdDisk {
         Arc::new(ColdFile {
             file,
             device: self.device.clone(),
+            writes: self.writes.clone(),
         })
     }
 }
@@ -75,6 +83,8 @@ impl File for ColdFile {
     }
 
     fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        self.writes.lock().push((thread::current().id(), bytes));
         self.file.write_at(parts, offset)
     }
 
@@ -121,6 +131,70 @@ async fn a_cold_entry_comes_back_as_it_was_written() {
         assert_eq!(setup.put(&writer, name, &body).await, Ok(Stored::New));
         assert_eq!(setup.read(&writer, name).await, Some(body));
     }
+}
+
+#[tokio::test]
+async fn what_would_have_to_wait_is_not_at_hand_and_not_counted() {
+    let (cold, _disk) = cold_setup();
+    let loading = Setup::over(PoolPair {
+        trusted: PoolHandle::loading(),
+        untrusted: PoolHandle::loading(),
+    });
+    let (trunk, seven) = (trusted("acme", 1), isolated("acme", "pr/7", 2));
+    cold.put(&trunk, "k", b"bytes").await.unwrap();
+    for setup in [&cold, &loading] {
+        for who in [&trunk, &seven] {
+            let found = setup.get_at_hand(who, "k");
+            assert_eq!(found.map(|hit| hit.is_some()), Err(NotAtHand));
+        }
+        let text = setup.metrics();
+        let mut counts = text
+            .lines()
+            .filter(|line| line.starts_with("larder_get_seconds_count"));
+        assert!(counts.all(|line| line.ends_with(" 0")), "{text}");
+    }
+    let miss = cold.get_at_hand(&trunk, "another");
+    assert!(matches!(miss, Ok(None)), "a miss is at hand on any disk");
+    assert_eq!(cold.read(&trunk, "k").await.as_deref(), Some(&b"bytes"[..]));
+}
+
+#[tokio::test]
+async fn what_is_at_hand_is_what_waiting_would_have_found() {
+    let setup = Setup::new();
+    let (trunk, seven) = (trusted("acme", 1), isolated("acme", "pr/7", 2));
+    setup.put(&trunk, "k", b"trunk's").await.unwrap();
+    setup.put(&seven, "own", b"seven's").await.unwrap();
+    for (who, name, expected) in [
+        (&trunk, "k", Some("trunk's")),
+        (&seven, "k", Some("trunk's")),
+        (&seven, "own", Some("seven's")),
+        (&trunk, "own", None),
+    ] {
+        let hit = setup.get_at_hand(who, name).expect("in memory");
+        let bytes = hit.map(|mut hit| hit.body.take_whole().expect("small"));
+        assert_eq!(bytes.as_deref(), expected.map(str::as_bytes), "{name}");
+    }
+    let counted = r#"larder_hits_total{dialect="nx",workspace="acme",access="isolated"} 2"#;
+    assert!(setup.metrics().contains(counted));
+}
+
+#[tokio::test]
+async fn large_bodies_are_written_off_the_async_threads() {
+    let (setup, disk) = cold_setup();
+    let trunk = trusted("acme", 1);
+    let body = bytes(1_000_000, 4);
+    for (name, declared) in [("declared", Some(1_000_000)), ("unknown", None)] {
+        let put = setup.put_sized(&trunk, name, declared, &body).await;
+        assert_eq!(put, Ok(Stored::New));
+        assert_eq!(setup.read(&trunk, name).await.as_ref(), Some(&body));
+    }
+    let writes = disk.writes.lock();
+    let (here, large) = (thread::current().id(), 50_000);
+    assert!(writes.iter().any(|(_, bytes)| *bytes > large));
+    let inline = writes
+        .iter()
+        .filter(|(thread, bytes)| *thread == here && *bytes > large);
+    assert_eq!(inline.count(), 0, "{writes:?}");
 }
 
 #[tokio::test(start_paused = true)]

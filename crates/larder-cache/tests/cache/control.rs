@@ -1,5 +1,11 @@
 //! The control plane over real pools: what a grant can see and remove.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
+use std::task::Poll;
+use std::time::Duration;
+
 use crate::pools::{Setup, admin, isolated, key, operator, trusted};
 use larder_cache::{ControlError, Purge, PurgeFilter};
 use larder_model::{AdminGrant, WriterId};
@@ -66,89 +72,84 @@ async fn check_purge(grant: &AdminGrant, purge: Purge, expected_gone: &[u64]) {
     assert_eq!(left(&setup).await, expected, "{purge:?}");
 }
 
+/// Checks that the operator's purge by what `set` sets removes exactly these.
+async fn check_filter(set: impl FnOnce(&mut PurgeFilter), expected_gone: &[u64]) {
+    let mut filter = PurgeFilter::default();
+    set(&mut filter);
+    check_purge(&operator(), Purge::Matching(filter), expected_gone).await;
+}
+
 #[tokio::test]
 async fn a_purge_removes_what_every_condition_matches_and_nothing_else() {
-    let all = PurgeFilter::default;
-    let acme = Some("acme".parse().unwrap());
-    let seven = Some("pr/7".parse().unwrap());
-    let any = operator();
-    for (filter, gone) in [
-        (
-            PurgeFilter {
-                workspace: acme.clone(),
-                ..all()
-            },
-            &[1, 2, 3, 4][..],
-        ),
-        (
-            PurgeFilter {
-                scope: seven.clone(),
-                ..all()
-            },
-            &[3, 6],
-        ),
-        (
-            PurgeFilter {
-                scope: Some("trusted".parse().unwrap()),
-                ..all()
-            },
-            &[1, 2, 5],
-        ),
-        (
-            PurgeFilter {
-                workspace: acme.clone(),
-                scope: seven,
-                ..all()
-            },
-            &[3],
-        ),
-        (
-            PurgeFilter {
-                key: Some(key("a")),
-                ..all()
-            },
-            &[1, 5],
-        ),
-        (
-            PurgeFilter {
-                writer: Some(WriterId(4)),
-                ..all()
-            },
-            &[4],
-        ),
-        (
-            PurgeFilter {
-                writer: Some(WriterId(4)),
-                key: Some(key("a")),
-                ..all()
-            },
-            &[],
-        ),
-        (
-            PurgeFilter {
-                written_before_ms: Some(1),
-                ..all()
-            },
-            &[],
-        ),
-        (
-            PurgeFilter {
-                written_after_ms: Some(1),
-                ..all()
-            },
-            &[1, 2, 3, 4, 5, 6],
-        ),
-        (
-            PurgeFilter {
-                written_after_ms: Some(u64::MAX),
-                ..all()
-            },
-            &[],
-        ),
-    ] {
-        check_purge(&any, Purge::Matching(filter), gone).await;
-    }
-    check_purge(&any, Purge::Everything, &[1, 2, 3, 4, 5, 6]).await;
+    let acme = || Some("acme".parse().unwrap());
+    let seven = || Some("pr/7".parse().unwrap());
+    let trusted = || Some("trusted".parse().unwrap());
+    check_filter(|filter| filter.workspace = acme(), &[1, 2, 3, 4]).await;
+    check_filter(|filter| filter.scope = seven(), &[3, 6]).await;
+    check_filter(|filter| filter.scope = trusted(), &[1, 2, 5]).await;
+    check_filter(|filter| filter.key = Some(key("a")), &[1, 5]).await;
+    check_filter(|filter| filter.writer = Some(WriterId(4)), &[4]).await;
+    let both = |filter: &mut PurgeFilter| (filter.workspace, filter.scope) = (acme(), seven());
+    check_filter(both, &[3]).await;
+    let both = |filter: &mut PurgeFilter| {
+        (filter.writer, filter.key) = (Some(WriterId(4)), Some(key("a")));
+    };
+    check_filter(both, &[]).await;
+    check_purge(&operator(), Purge::Everything, &[1, 2, 3, 4, 5, 6]).await;
+}
+
+#[tokio::test]
+async fn a_purge_by_time_includes_its_start_and_not_its_end() {
+    let all = [1, 2, 3, 4, 5, 6];
+    check_filter(|filter| filter.written_before_ms = Some(1), &[]).await;
+    check_filter(|filter| filter.written_after_ms = Some(1), &all).await;
+    check_filter(|filter| filter.written_after_ms = Some(u64::MAX), &[]).await;
+}
+
+/// Starts a count of everything that `grant` is for, which ends when the sender is dropped.
+async fn held_up(setup: &Arc<Setup>, grant: AdminGrant) -> mpsc::Sender<()> {
+    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = mpsc::channel::<()>();
+    let setup = setup.clone();
+    tokio::spawn(async move {
+        let wait = move |_, _| begun.send(()).is_ok() && released.recv().is_err();
+        let purge = setup.cache.purge(&grant, Purge::Everything, true, wait);
+        purge.await.unwrap();
+    });
+    has_begun.recv().await.expect("it begins");
+    release
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workspace_runs_one_control_call_and_tenants_do_not_keep_the_operator_waiting() {
+    let setup = Arc::new(Setup::new());
+    fill(&setup).await;
+    let busy = |stats| matches!(stats, Err(ControlError::Busy));
+    let acme = held_up(&setup, admin("acme")).await;
+    assert!(busy(setup.cache.stats(&admin("acme")).await), "one each");
+    assert!(setup.cache.stats(&admin("third")).await.is_ok());
+    let other = held_up(&setup, admin("other")).await;
+    assert!(busy(setup.cache.stats(&admin("third")).await), "two in all");
+    let started = tokio::time::Instant::now();
+    assert!(setup.cache.stats(&operator()).await.is_ok());
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    drop((acme, other));
+}
+
+#[tokio::test]
+async fn the_operator_waits_for_a_turn() {
+    let setup = Arc::new(Setup::new());
+    fill(&setup).await;
+    let (one, two) = (
+        held_up(&setup, operator()).await,
+        held_up(&setup, operator()).await,
+    );
+    let operator = operator();
+    let mut waiting = pin!(setup.cache.stats(&operator));
+    let first = poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending()));
+    assert!(first.await);
+    drop((one, two));
+    assert!(waiting.await.is_ok());
 }
 
 #[tokio::test]

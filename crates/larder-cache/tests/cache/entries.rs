@@ -217,32 +217,70 @@ async fn a_pool_that_failed_to_open_is_a_miss_while_the_other_serves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn untrusted_uploads_that_fill_the_memory_are_refused_and_never_hold_up_trunk() {
-    let setup = Setup::new();
-    let (trunk, seven) = (trusted("acme", 1), isolated("acme", "pr/7", 2));
-    let mut held = Vec::new();
-    for index in 0..1024 {
-        held.push(
-            setup
-                .begin(&seven, &format!("{index}"), Some(64 << 10))
-                .await,
-        );
+async fn uploads_that_fill_the_memory_and_stand_still_hold_up_nobody() {
+    for held_by in [isolated("acme", "pr/7", 2), trusted("tenant", 3)] {
+        let setup = Setup::new();
+        let mut held = Vec::new();
+        for index in 0..1024 {
+            let name = index.to_string();
+            held.push(setup.begin(&held_by, &name, Some(64 << 10)).await);
+        }
+        let started = tokio::time::Instant::now();
+        let others = [
+            trusted("acme", 1),
+            isolated("acme", "pr/8", 4),
+            trusted("other", 5),
+            held_by,
+        ];
+        for who in &others {
+            for size in [1, SMALL, 64 << 10, LARGE] {
+                let (name, body) = (format!("k{size}-{:?}", who.write()), bytes(size, 1));
+                assert_eq!(setup.put(who, &name, &body).await, Ok(Stored::New));
+                assert_eq!(setup.read(who, &name).await, Some(body));
+            }
+        }
+        assert_eq!(started.elapsed(), Duration::ZERO);
     }
-    assert_eq!(
-        setup.put(&seven, "k", &bytes(64 << 10, 1)).await,
-        Err(PutRefusal::Busy)
-    );
-    let started = tokio::time::Instant::now();
-    assert_eq!(
-        setup.put(&trunk, "k", &bytes(64 << 10, 1)).await,
-        Ok(Stored::New)
-    );
-    assert_eq!(started.elapsed(), Duration::ZERO);
-    held.pop();
-    assert_eq!(
-        setup.put(&seven, "other", &bytes(64 << 10, 1)).await,
-        Ok(Stored::New)
-    );
+}
+
+#[tokio::test]
+async fn uploads_that_never_come_do_not_evict_what_others_stored() {
+    const MIB: usize = 1 << 20;
+    for declared in [Some(9 << 20), None] {
+        let setup = Setup::new();
+        let (acme, tenant) = (trusted("acme", 1), trusted("tenant", 2));
+        for index in 0..48 {
+            let stored = setup.put(&acme, &index.to_string(), &bytes(MIB, 1)).await;
+            assert_eq!(stored, Ok(Stored::New));
+        }
+        let (grant, mut held, mut refused) = (tenant.write(), Vec::new(), 0);
+        for index in 0..12 {
+            let name = key(&format!("held{index}"));
+            let put = setup
+                .cache
+                .put(&grant, Dialect::Nx, &name, declared, Bytes::new());
+            let mut upload = match put.await {
+                Ok(PutStart::Upload(upload)) => upload,
+                Ok(PutStart::Exists) => panic!("held{index} exists"),
+                Err(refusal) => {
+                    assert_eq!(refusal, PutRefusal::Busy);
+                    refused += 1;
+                    continue;
+                }
+            };
+            for _ in 0..8 {
+                refused += u32::from(upload.write(bytes(MIB, 2).into()).await.is_err());
+            }
+            held.push(upload);
+        }
+        for index in 0..48 {
+            assert!(setup.get(&acme, &index.to_string()).await.is_some());
+        }
+        assert!(refused > 0);
+        held.clear();
+        let again = setup.put(&tenant, "again", &bytes(9 * MIB, 3)).await;
+        assert_eq!(again, Ok(Stored::New), "what is given up is given back");
+    }
 }
 
 #[tokio::test]
@@ -325,6 +363,10 @@ async fn counters_say_who_did_what_and_their_labels_are_bounded() {
         .put_sized(&seven, "x", Some(1), b"too long")
         .await
         .unwrap_err();
+    let kind = larder_model::AccessKind::Isolated;
+    let w0 = "w0".parse().unwrap();
+    let counters = setup.cache.metrics();
+    counters.unfinished(Dialect::Nx, &w0, kind, larder_cache::Unfinished::Failed);
     let text = setup.metrics();
     let workspaces = text
         .lines()
@@ -334,12 +376,13 @@ async fn counters_say_who_did_what_and_their_labels_are_bounded() {
         larder_cache::WORKSPACE_LABEL_COUNT_MAX + 2
     );
     for line in [
-        r#"larder_misses_total{dialect="nx",workspace="other",access="trusted"} 36"#,
+        r#"larder_misses_total{dialect="nx",workspace="_other",access="trusted"} 36"#,
         r#"larder_stored_total{dialect="nx",workspace="w0",access="trusted"} 1"#,
         r#"larder_bytes_in_total{dialect="nx",workspace="w0",access="trusted"} 5"#,
         r#"larder_hits_total{dialect="nx",workspace="w0",access="isolated"} 1"#,
         r#"larder_bytes_out_total{dialect="nx",workspace="w0",access="isolated"} 5"#,
         r#"larder_refused_writes_total{dialect="nx",workspace="w0",access="isolated",reason="size_mismatch"} 1"#,
+        r#"larder_refused_writes_total{dialect="nx",workspace="w0",access="isolated",reason="failed"} 1"#,
         r#"larder_get_seconds_count{dialect="nx",workspace="w0",access="isolated"} 1"#,
         r#"larder_put_seconds_count{dialect="nx",workspace="w0",access="trusted"} 1"#,
         r#"larder_pool_ready{pool="shared/trusted"} 1"#,
@@ -348,7 +391,10 @@ async fn counters_say_who_did_what_and_their_labels_are_bounded() {
     ] {
         assert!(text.lines().any(|each| each == line), "{line}\n{text}");
     }
-    assert!(text.contains(r#"le="+Inf""#), "quantiles need the last bucket");
+    assert!(
+        text.contains(r#"le="+Inf""#),
+        "quantiles need the last bucket"
+    );
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use larder_cache::{
-    Cache, CacheLimits, CacheMetrics, Hit, PoolHandle, PoolPair, Purge, PutRefusal, PutStart,
-    Stored, Upload,
+    Cache, CacheLimits, CacheMetrics, Hit, NotAtHand, PoolHandle, PoolPair, Purge, PutRefusal,
+    PutStart, Stored, Upload,
 };
 use larder_model::{
     Access, AdminGrant, Caller, Dialect, EntryKey, Policy, Principal, ReadGrant, WriteGrant,
@@ -160,6 +160,11 @@ impl Setup {
 
     pub(crate) async fn get_granted(&self, grant: &ReadGrant, name: &str) -> Option<Hit> {
         self.cache.get(grant, Dialect::Nx, &key(name)).await
+    }
+
+    pub(crate) fn get_at_hand(&self, who: &Who, name: &str) -> Result<Option<Hit>, NotAtHand> {
+        let (grant, key) = (who.read(), key(name));
+        self.cache.get_at_hand(&grant, Dialect::Nx, &key)
     }
 
     pub(crate) async fn read(&self, who: &Who, name: &str) -> Option<Vec<u8>> {

@@ -15,6 +15,7 @@ use super::status::{self, NotDone};
 use super::wire::{PurgeRequest, PurgeResponse, StatsResponse, VerifyLine};
 use crate::body::Body;
 use crate::caller::NoCaller;
+use crate::excerpt::Excerpt;
 use crate::gateway::{Gateway, Origin};
 use crate::intake::Intake;
 use crate::unwind::{Panicked, caught};
@@ -43,7 +44,12 @@ where
     let done = done.unwrap_or_else(|Panicked| Err(NotDone::Failed));
     intake.drain().await;
     done.unwrap_or_else(|not_done| {
-        tracing::info!(operation, error = %not_done, "a control call was not done");
+        let (operation, error) = (Excerpt(operation), Excerpt(&not_done));
+        if not_done.is_anybodys() {
+            tracing::debug!(%operation, %error, "a control call was not done");
+        } else {
+            tracing::info!(%operation, %error, "a control call was not done");
+        }
         status::of_not_done(&not_done)
     })
 }

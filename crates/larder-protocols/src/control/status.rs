@@ -37,6 +37,22 @@ pub(super) enum NotDone {
 }
 
 impl NotDone {
+    /// Whether anybody on the network can be told this, without a credential.
+    pub(super) fn is_anybodys(&self) -> bool {
+        match self {
+            Self::BadCredential(_)
+            | Self::Policy(Refusal::Anonymous)
+            | Self::NoSuchOperation
+            | Self::Method { .. } => true,
+            Self::Policy(_)
+            | Self::BadMessage(_)
+            | Self::BodyTooLarge { .. }
+            | Self::Interrupted(_)
+            | Self::Control(_)
+            | Self::Failed => false,
+        }
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::BadCredential(_) | Self::Policy(Refusal::Anonymous) => StatusCode::UNAUTHORIZED,

@@ -3,18 +3,20 @@
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response};
-use larder_cache::{Action, PutStart, Stored};
-use larder_model::{Dialect, Policy, WriteGrant};
+use larder_auth::BadCredential;
+use larder_cache::{Action, NotAtHand, PutStart, Stored};
+use larder_model::{Caller, Dialect, EntryKey, Policy, ReadGrant, WriteGrant};
 
-use super::status::{self, Lookup, NotStored, Store, refusal_reason};
+use super::status::{self, Counted, Lookup, NotStored, refusal_reason};
 use super::wire::{Address, Target};
 use crate::body::Body;
 use crate::caller::NoCaller;
+use crate::excerpt::Excerpt;
 use crate::gateway::{Gateway, Origin};
 use crate::intake::Intake;
-use crate::unwind::caught;
+use crate::unwind::{caught, caught_at_once};
 
-/// Answers a request to a path of this protocol.
+/// Answers a request to a path of this protocol, whatever it has to wait for.
 pub(crate) async fn answer<B>(
     gateway: &Gateway,
     head: &Parts,
@@ -33,10 +35,9 @@ where
         }
         Method::PUT => {
             let stored = caught(store(gateway, head, target, origin, intake)).await;
-            let stored = stored.unwrap_or(Store::Refused(NotStored::Failed));
-            if let Store::Refused(refused) = stored {
-                let reason = refused.reason();
-                tracing::info!(reason, path = ?head.uri.path(), "a write was refused");
+            let stored = stored.unwrap_or(Err(NotStored::Failed));
+            if let Err(refused) = stored {
+                note_refused(gateway, head, origin, refused);
             }
             intake.drain().await;
             status::of_store(stored)
@@ -48,32 +49,85 @@ where
     }
 }
 
+/// The answer to a request that has nothing to wait for: most reads. `None`: it has, and nothing
+/// has happened yet.
+pub(crate) fn answer_at_hand(
+    gateway: &Gateway,
+    head: &Parts,
+    target: &Target,
+    origin: Origin,
+) -> Option<Response<Body>> {
+    if !matches!(head.method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    let found = caught_at_once(|| match readable(gateway, head, target, origin) {
+        Ok((grant, key)) => {
+            let hit = gateway.cache.get_at_hand(&grant, Dialect::Nx, key)?;
+            Ok(hit.map_or(Lookup::Miss, Lookup::Hit))
+        }
+        Err(unreadable) => Ok(unreadable.into()),
+    });
+    match found.unwrap_or(Ok(Lookup::Miss)) {
+        Ok(found) => Some(status::of_lookup(found, head.method == Method::GET)),
+        Err(NotAtHand) => None,
+    }
+}
+
 async fn lookup(gateway: &Gateway, head: &Parts, target: &Target, origin: Origin) -> Lookup {
+    match readable(gateway, head, target, origin) {
+        Ok((grant, key)) => {
+            let hit = gateway.cache.get(&grant, Dialect::Nx, key).await;
+            hit.map_or(Lookup::Miss, Lookup::Hit)
+        }
+        Err(unreadable) => unreadable.into(),
+    }
+}
+
+/// Why there is nothing to look up.
+enum Unreadable {
+    /// As good as a miss.
+    Unseen,
+    BadCredential(BadCredential),
+}
+
+impl From<Unreadable> for Lookup {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Unseen => Self::Miss,
+            Unreadable::BadCredential(bad) => Self::BadCredential(bad),
+        }
+    }
+}
+
+/// What the request may read.
+fn readable<'a>(
+    gateway: &Gateway,
+    head: &Parts,
+    target: &'a Target,
+    origin: Origin,
+) -> Result<(ReadGrant, &'a EntryKey), Unreadable> {
     let metrics = gateway.cache.metrics();
     let denied = |reason| metrics.denied(Dialect::Nx, Action::Read, reason);
     let Target::Entry(address) = target else {
         denied(NotStored::NoEntry.reason());
-        return Lookup::Miss;
+        return Err(Unreadable::Unseen);
     };
     let caller = match gateway.caller(&head.headers, address.workspace.as_ref(), origin) {
         Ok(caller) => caller,
         Err(NoCaller::BadCredential(bad)) => {
             denied("bad_credential");
-            return Lookup::BadCredential(bad);
+            return Err(Unreadable::BadCredential(bad));
         }
         Err(NoCaller::OtherWorkspace) => {
             denied(NotStored::OtherWorkspace.reason());
-            return Lookup::Miss;
+            return Err(Unreadable::Unseen);
         }
     };
     match Policy::read(&caller, address.label.as_ref()) {
-        Ok(grant) => {
-            let hit = gateway.cache.get(&grant, Dialect::Nx, &address.key).await;
-            hit.map_or(Lookup::Miss, Lookup::Hit)
-        }
+        Ok(grant) => Ok((grant, &address.key)),
         Err(refusal) => {
             denied(refusal_reason(refusal));
-            Lookup::Miss
+            Err(Unreadable::Unseen)
         }
     }
 }
@@ -84,40 +138,30 @@ async fn store<B>(
     target: &Target,
     origin: Origin,
     intake: &mut Intake<'_, B>,
-) -> Store
+) -> Result<Stored, NotStored>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
-    let metrics = gateway.cache.metrics();
-    let denied = |reason| metrics.denied(Dialect::Nx, Action::Write, reason);
-    let refuse = |refused: NotStored| {
-        denied(refused.reason());
-        Store::Refused(refused)
-    };
     let Target::Entry(address) = target else {
-        return refuse(NotStored::NoEntry);
+        return Err(NotStored::NoEntry);
     };
-    let caller = match gateway.caller(&head.headers, address.workspace.as_ref(), origin) {
-        Ok(caller) => caller,
-        Err(NoCaller::BadCredential(bad)) => {
-            denied("bad_credential");
-            return Store::BadCredential(bad);
+    let resolve = || gateway.caller(&head.headers, address.workspace.as_ref(), origin);
+    let caller = resolve().map_err(NotStored::of_no_caller)?;
+    let label = address.label.as_ref();
+    let grant = Policy::write(&caller, label).map_err(NotStored::Policy)?;
+    let (workspace, scope) = (grant.workspace(), grant.scope());
+    let (writer, key) = (grant.writer(), Excerpt(&address.key));
+    // An upload can take longer than its credential lasts.
+    let still_good = || match resolve() {
+        Ok(now) if now == caller => Ok(()),
+        other => {
+            tracing::info!(%workspace, %writer, "a credential ended before its upload did");
+            Err(other.map_or_else(NotStored::of_no_caller, |_| NotStored::CallerChanged))
         }
-        Err(NoCaller::OtherWorkspace) => return refuse(NotStored::OtherWorkspace),
     };
-    let grant = match Policy::write(&caller, address.label.as_ref()) {
-        Ok(grant) => grant,
-        Err(refusal) => return refuse(NotStored::Policy(refusal)),
-    };
-    match upload(gateway, &grant, address, intake).await {
-        Ok(stored) => {
-            let (workspace, scope) = (grant.workspace(), grant.scope());
-            let (writer, key) = (grant.writer(), &address.key);
-            tracing::debug!(%workspace, %scope, %writer, %key, ?stored, "a write was accepted");
-            Store::Done(stored)
-        }
-        Err(refused) => Store::Refused(refused),
-    }
+    let stored = upload(gateway, &grant, address, intake, still_good).await?;
+    tracing::debug!(%workspace, %scope, %writer, %key, ?stored, "a write was accepted");
+    Ok(stored)
 }
 
 /// Moves the body into the cache. Whatever is left of it is still to be drained.
@@ -126,6 +170,7 @@ async fn upload<B>(
     grant: &WriteGrant,
     address: &Address,
     intake: &mut Intake<'_, B>,
+    still_good: impl Fn() -> Result<(), NotStored>,
 ) -> Result<Stored, NotStored>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
@@ -150,5 +195,35 @@ where
     if empty {
         return Err(NotStored::Empty);
     }
+    upload.take_turn().await.map_err(NotStored::Cache)?;
+    still_good()?;
     upload.finish().await.map_err(NotStored::Cache)
+}
+
+/// Counts and logs a refused write. What anybody on the network can cause is logged for those who
+/// look for it only.
+fn note_refused(gateway: &Gateway, head: &Parts, origin: Origin, refused: NotStored) {
+    let (metrics, reason) = (gateway.cache.metrics(), refused.reason());
+    let path = Excerpt(head.uri.path());
+    // Whom the credential names, whatever workspace the URL does.
+    let caller = gateway.caller(&head.headers, None, origin);
+    let principal = match &caller {
+        Ok(Caller::Known(principal)) => Some((principal, principal.access().kind())),
+        Ok(Caller::Anonymous { .. } | Caller::LocalOperator) | Err(_) => None,
+    };
+    match (refused.counted(), principal) {
+        (Counted::ByTheCache, _) => {}
+        (Counted::Unfinished(why), Some((principal, kind))) => {
+            metrics.unfinished(Dialect::Nx, principal.workspace(), kind, why);
+        }
+        (Counted::Unfinished(_) | Counted::Denied, _) => {
+            metrics.denied(Dialect::Nx, Action::Write, reason);
+        }
+    }
+    if let Some((principal, _)) = principal {
+        let (workspace, writer) = (principal.workspace(), principal.writer());
+        tracing::info!(reason, %workspace, %writer, %path, "a write was refused");
+    } else {
+        tracing::debug!(reason, %path, "a write was refused");
+    }
 }

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use larder_auth::BadCredential;
-use larder_cache::{Hit, PutRefusal, Stored};
+use larder_cache::{Hit, PutRefusal, Stored, Unfinished};
 use larder_model::Refusal;
 
 use crate::body::Body;
+use crate::caller::NoCaller;
 use crate::intake::Interrupted;
 
 /// How a `GET` or `HEAD` ends.
@@ -22,13 +23,6 @@ pub(super) enum Lookup {
     BadCredential(BadCredential),
 }
 
-/// How a `PUT` ends.
-pub(super) enum Store {
-    Done(Stored),
-    BadCredential(BadCredential),
-    Refused(NotStored),
-}
-
 /// Why nothing was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotStored {
@@ -38,6 +32,12 @@ pub(super) enum NotStored {
     /// The credential belongs to another workspace than the URL names.
     #[error("this credential belongs to another workspace than the URL names")]
     OtherWorkspace,
+    /// The credential was bad, or is by now: the only outcome that is loud.
+    #[error("{0}")]
+    BadCredential(BadCredential),
+    /// What the credential may do was changed while the body was on its way.
+    #[error("this credential was changed during the upload")]
+    CallerChanged,
     /// Policy gave no grant.
     #[error(transparent)]
     Policy(Refusal),
@@ -55,18 +55,52 @@ pub(super) enum NotStored {
     Failed,
 }
 
+/// Where a refused write is counted.
+pub(super) enum Counted {
+    /// The cache has done so.
+    ByTheCache,
+    /// As an upload that came to nothing.
+    Unfinished(Unfinished),
+    /// As a request without permission.
+    Denied,
+}
+
 impl NotStored {
+    pub(super) fn of_no_caller(no_caller: NoCaller) -> Self {
+        match no_caller {
+            NoCaller::BadCredential(bad) => Self::BadCredential(bad),
+            NoCaller::OtherWorkspace => Self::OtherWorkspace,
+        }
+    }
+
+    pub(super) fn counted(self) -> Counted {
+        match self {
+            Self::Cache(_) => Counted::ByTheCache,
+            Self::Empty => Counted::Unfinished(Unfinished::Empty),
+            Self::Interrupted(Interrupted::Broken) => Counted::Unfinished(Unfinished::Interrupted),
+            Self::Interrupted(Interrupted::Stalled) => Counted::Unfinished(Unfinished::Stalled),
+            Self::Failed => Counted::Unfinished(Unfinished::Failed),
+            Self::NoEntry
+            | Self::OtherWorkspace
+            | Self::BadCredential(_)
+            | Self::CallerChanged
+            | Self::Policy(_) => Counted::Denied,
+        }
+    }
+
     /// The reason's name in metrics and logs.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::NoEntry => "no_entry",
             Self::OtherWorkspace => "other_workspace",
+            Self::BadCredential(_) => "bad_credential",
+            Self::CallerChanged => "caller_changed",
             Self::Policy(refusal) => refusal_reason(refusal),
-            Self::Empty => "empty",
+            Self::Empty => Unfinished::Empty.name(),
             Self::Cache(refusal) => refusal.reason(),
-            Self::Interrupted(Interrupted::Broken) => "interrupted",
-            Self::Interrupted(Interrupted::Stalled) => "stalled",
-            Self::Failed => "failed",
+            Self::Interrupted(Interrupted::Broken) => Unfinished::Interrupted.name(),
+            Self::Interrupted(Interrupted::Stalled) => Unfinished::Stalled.name(),
+            Self::Failed => Unfinished::Failed.name(),
         }
     }
 }
@@ -108,12 +142,21 @@ pub(super) fn of_lookup(lookup: Lookup, with_body: bool) -> Response<Body> {
 }
 
 /// The answer to a `PUT` whose body has been read.
-pub(super) fn of_store(store: Store) -> Response<Body> {
-    match store {
-        Store::Done(Stored::New) => bare(StatusCode::OK),
-        Store::Done(Stored::Exists) => bare(StatusCode::CONFLICT),
-        Store::BadCredential(bad) => unauthorized(bad),
-        Store::Refused(refused) => line(StatusCode::FORBIDDEN, refused.to_string()),
+pub(super) fn of_store(stored: Result<Stored, NotStored>) -> Response<Body> {
+    match stored {
+        Ok(Stored::New) => bare(StatusCode::OK),
+        Ok(Stored::Exists) => bare(StatusCode::CONFLICT),
+        Err(NotStored::BadCredential(bad)) => unauthorized(bad),
+        Err(
+            refused @ (NotStored::NoEntry
+            | NotStored::OtherWorkspace
+            | NotStored::CallerChanged
+            | NotStored::Policy(_)
+            | NotStored::Empty
+            | NotStored::Cache(_)
+            | NotStored::Interrupted(_)
+            | NotStored::Failed),
+        ) => line(StatusCode::FORBIDDEN, refused.to_string()),
     }
 }
 

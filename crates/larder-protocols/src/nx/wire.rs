@@ -33,7 +33,11 @@ pub(crate) struct Address {
 
 /// Reads a path; `None` if it is none of this protocol.
 pub(crate) fn target(path: &str) -> Option<Target> {
-    let (prefix, hash) = path.split_once(CACHE_PATH)?;
+    let (prefix, hash) = match path.strip_prefix(CACHE_PATH) {
+        // Nearly always, and cheaper than the search.
+        Some(hash) => ("", hash),
+        None => path.split_once(CACHE_PATH)?,
+    };
     Some(address(prefix, hash).map_or(Target::Nothing, Target::Entry))
 }
 

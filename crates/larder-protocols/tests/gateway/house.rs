@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -19,6 +20,7 @@ use larder_cache::{Cache, CacheLimits, CacheMetrics, PoolHandle, PoolPair};
 use larder_model::Access;
 use larder_protocols::{BodyLimits, Gateway, Origin, WorkspaceTable};
 use larder_store::{Pool, PoolOptions, RealDisk};
+use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 
 const POOL_BYTES: u64 = 64 << 20;
@@ -63,6 +65,7 @@ pub(crate) struct Pieces {
     left: VecDeque<Bytes>,
     declared: Option<u64>,
     end: End,
+    before_last: Option<Box<dyn FnOnce() + Send>>,
     read: Arc<AtomicUsize>,
 }
 
@@ -82,10 +85,17 @@ impl Pieces {
                 left: pieces,
                 declared,
                 end,
+                before_last: None,
                 read: read.clone(),
             },
             read,
         )
+    }
+
+    /// Does this before the last piece is sent.
+    pub(crate) fn before_last(mut self, act: impl FnOnce() + Send + 'static) -> Self {
+        self.before_last = Some(Box::new(act));
+        self
     }
 
     pub(crate) fn whole(body: &[u8]) -> Self {
@@ -101,6 +111,11 @@ impl http_body::Body for Pieces {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.left.len() == 1
+            && let Some(act) = self.before_last.take()
+        {
+            act();
+        }
         if let Some(piece) = self.left.pop_front() {
             self.read.fetch_add(piece.len(), Ordering::Relaxed);
             return Poll::Ready(Some(Ok(Frame::data(piece))));
@@ -122,7 +137,7 @@ pub(crate) struct House {
     dir: TempDir,
     pub(crate) cache: Arc<Cache>,
     pub(crate) pair: PoolPair,
-    pub(crate) gateway: Gateway,
+    pub(crate) gateway: Arc<Gateway>,
     authenticator: Arc<Authenticator>,
     tokens: HashMap<String, TokenSecret>,
     grants: Vec<TokenGrant>,
@@ -148,12 +163,13 @@ impl House {
         let authenticator = Arc::new(Authenticator::new());
         let workspaces = [("default", false), ("acme", false), ("open", true)]
             .map(|(name, public)| (name.parse().unwrap(), public));
-        let gateway = Gateway::new(
+        let gateway = Arc::new(Gateway::new(
             cache.clone(),
             authenticator.clone(),
             WorkspaceTable::new(workspaces),
             BodyLimits::default(),
-        );
+            now_ms,
+        ));
         let dir = TempDir::new().unwrap();
         let (tokens, grants) = (HashMap::new(), Vec::new());
         Self {
@@ -206,6 +222,30 @@ impl House {
         let revoked = self.grants.iter_mut().filter(|grant| grant.hash == hash);
         revoked.for_each(|grant| grant.revoked = true);
         self.authenticator.replace(self.grants.clone());
+    }
+
+    /// What changes the token's grant in this way when it is called.
+    pub(crate) fn change(
+        &self,
+        name: &str,
+        change: impl Fn(&mut TokenGrant) + Send + 'static,
+    ) -> impl FnOnce() + Send + 'static {
+        let hash = self.tokens[name].hash();
+        let (authenticator, mut grants) = (self.authenticator.clone(), self.grants.clone());
+        move || {
+            let changed = grants.iter_mut().filter(|grant| grant.hash == hash);
+            changed.for_each(change);
+            authenticator.replace(grants);
+        }
+    }
+
+    /// What a Prometheus server would get.
+    pub(crate) fn metrics(&self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self.cache.collector()));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
     }
 
     /// The value of an `Authorization` header with this token.
@@ -287,6 +327,11 @@ impl House {
         }
         panic!("the bytes are in no file");
     }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::UNIX_EPOCH.elapsed();
+    since.unwrap().as_millis() as u64
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {

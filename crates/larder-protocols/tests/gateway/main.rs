@@ -7,3 +7,4 @@ mod control;
 mod house;
 mod nx;
 mod poisoning;
+mod refusals;

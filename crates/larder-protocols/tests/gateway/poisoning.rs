@@ -4,11 +4,19 @@
 //! trunk, in every order. The property says the same of everything at once: take all untrusted
 //! operations, or another tenant's, out of a history, and what is left gets the same answers.
 
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
 use crate::house::{Answer, End, House, Pieces};
 use http::StatusCode;
 use larder_model::Access;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 const K: &str = "/v1/cache/10452039173495807818";
 
@@ -87,6 +95,37 @@ async fn a_stalled_upload_of_a_pull_request_does_not_hold_trunk_up() {
             reads(&house, "trunk", Some(b"trunk")).await;
             reads(&house, "pr7", Some(b"trunk")).await;
         } => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_that_others_hold_open_change_no_answer_and_delay_none() {
+    for holder in ["pr7", "tenant", "tenant-pr"] {
+        let house = Arc::new(house());
+        let mut held = JoinSet::new();
+        for index in 0..1200 {
+            // More than fit in memory, and a few that want a large part of the pool.
+            let declared = if index % 100 == 0 { 8 << 20 } else { 64 << 10 };
+            let (stalled, read) = Pieces::new(&[b"poison"], Some(declared), End::Never);
+            let (house, path) = (house.clone(), format!("/v1/cache/held{index}"));
+            held.spawn(async move {
+                let auth = [house.bearer(holder)];
+                house.send("PUT", &path, &auth, stalled).await
+            });
+            while read.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let started = Instant::now();
+        for size in [1, 64 << 10, 300_000] {
+            let (path, body) = (format!("/v1/cache/{size}"), vec![7; size]);
+            let get = house.get("trunk", &path).await;
+            assert_eq!(get.status, StatusCode::NOT_FOUND);
+            let put = house.put("trunk", &path, &body).await;
+            assert_eq!(put.status, StatusCode::OK, "{holder} holds uploads open");
+            assert_eq!(house.get("laptop", &path).await.brief(), (200, &body[..]));
+        }
+        assert_eq!(started.elapsed(), Duration::ZERO, "{holder} delays trunk");
     }
 }
 
@@ -215,7 +254,11 @@ fn step() -> impl Strategy<Value = Step> {
         65_530..65_545_usize,
         Just(200_000)
     ];
-    let end = prop_oneof![4 => Just(End::Clean), 1 => Just(End::Broken)];
+    let end = prop_oneof![
+        4 => Just(End::Clean),
+        1 => Just(End::Broken),
+        1 => Just(End::Never),
+    ];
     (
         proptest::sample::select(who),
         any::<bool>(),
@@ -256,16 +299,25 @@ impl Step {
     }
 }
 
-/// The answers that `watched` get in a history of which `keep` says who takes part.
+/// The answers that `watched` get in a history of which `keep` says who takes part. Uploads that
+/// stand still are held open to the history's end, and nobody watched waits for anything.
 async fn observe(steps: &[Step], watched: &[&str], keep: impl Fn(&str) -> bool) -> Vec<Answer> {
     let house = house();
-    let mut seen = Vec::new();
+    let (mut seen, mut held) = (Vec::new(), Vec::new());
     for (index, step) in steps.iter().enumerate() {
         if !keep(step.who) {
             continue;
         }
-        let answer = step.run(index, &house).await;
+        let started = Instant::now();
+        let mut run = Box::pin(step.run(index, &house));
+        if step.put && step.end == End::Never {
+            poll_fn(|context| Poll::Ready(run.as_mut().poll(context).is_pending())).await;
+            held.push(run);
+            continue;
+        }
+        let answer = run.await;
         if watched.contains(&step.who) {
+            assert_eq!(started.elapsed(), Duration::ZERO, "{step:?} waited");
             seen.push(answer);
         }
     }
@@ -289,6 +341,7 @@ fn check_non_interference(watched: &[&str], left_out: &[&str]) {
     let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .start_paused(true)
         .build()
         .unwrap();
     let steps = proptest::collection::vec(step(), 1..60);

@@ -20,7 +20,7 @@ fn check(args: &PlaceArgs) -> anyhow::Result<()> {
     exposure::check(settings.http.listen, settings.http.insecure_http)?;
     let budgets = Budgets::plan(
         &settings,
-        pools::disk_figures(existing(&settings.store.data_dir))?,
+        pools::disk_figures(existing(&settings.store.data_dir), &settings)?,
     )?;
     Ok(terminal::print(&summary(&settings, &budgets))?)
 }

@@ -3,7 +3,7 @@
 //! Both ways speak the same control API, so a command does not notice the difference.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use larder_model::WorkspaceName;
 use larder_protocols::Origin;
 use larder_protocols::control::ErrorResponse;
 use serde::de::DeserializeOwned;
@@ -21,9 +22,10 @@ use tokio::net::UnixStream;
 
 use crate::cli::PlaceArgs;
 use crate::config::LogFormat;
-use crate::front::REREAD_TOKENS;
+use crate::front::{POOLS, REREAD_TOKENS};
+use crate::pools::Purpose;
 use crate::start::{self, Engine};
-use crate::{control_socket, logging, place};
+use crate::{control_socket, logging, place, pools};
 
 /// The most bytes of an answer that is held in memory: ten thousand scopes with long names.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -37,7 +39,10 @@ pub(super) type AnswerBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 /// Who answers the control API.
 pub(super) enum Control {
     /// The server that has the data directory.
-    Server(SendRequest<Full<Bytes>>),
+    Server {
+        sender: SendRequest<Full<Bytes>>,
+        data_dir: PathBuf,
+    },
     /// This process.
     Here(Box<Engine>),
 }
@@ -50,11 +55,15 @@ impl Control {
         if let Some(stream) = control_socket::connect(data_dir)
             .context("cannot reach the running server; only the user it runs as may")?
         {
-            return Ok(Self::Server(speak(stream).await?));
+            return Ok(Self::Server {
+                sender: speak(stream).await?,
+                data_dir: data_dir.clone(),
+            });
         }
-        let lock = start::lock(data_dir, "it does not answer; try again")?;
-        logging::start(LogFormat::Human, tracing::Level::WARN);
-        let engine = Engine::open(lock, &settings)?;
+        let advice = "it is another command at work, or a server that starts or stops; try again when it is done";
+        let lock = start::lock(data_dir, advice)?;
+        logging::start(LogFormat::Human, tracing::Level::WARN)?;
+        let engine = Engine::open(lock, &settings, Purpose::Command)?;
         engine.pools.loaded().await;
         Ok(Self::Here(Box::new(engine)))
     }
@@ -72,7 +81,7 @@ impl Control {
             .header(http::header::HOST, "larder")
             .body(Full::new(message))?;
         let response = match self {
-            Self::Server(sender) => {
+            Self::Server { sender, .. } => {
                 let response = sender.send_request(request).await;
                 response
                     .context("the server broke off")?
@@ -92,6 +101,27 @@ impl Control {
             "{}",
             refusal.map_or_else(|_| format!("the server answered {status}"), |r| r.error)
         )
+    }
+
+    /// The pools on disk, of `workspace` or all, that whoever answers does not have open.
+    pub(super) async fn unreached(
+        &mut self,
+        workspace: Option<&str>,
+    ) -> anyhow::Result<Vec<String>> {
+        let Self::Server { sender, data_dir } = self else {
+            return Ok(Vec::new());
+        };
+        let request = Request::get(POOLS).header(http::header::HOST, "larder");
+        let answer = sender.send_request(request.body(Full::new(Bytes::new()))?);
+        let answer = answer.await.context("the server broke off")?;
+        let open: Vec<String> =
+            read(answer.map(|body| body.map_err(Into::into).boxed_unsync())).await?;
+        let concerned = pools::on_disk(data_dir).into_keys().filter(|pool| {
+            let owner = pool.workspace.as_ref().map(WorkspaceName::as_str);
+            owner.is_none() || workspace.is_none() || owner == workspace
+        });
+        let names = concerned.map(|pool| pool.to_string());
+        Ok(names.filter(|name| !open.contains(name)).collect())
     }
 
     /// Closes what this process opened.

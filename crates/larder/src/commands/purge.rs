@@ -1,5 +1,6 @@
 //! `larder purge`: shows what would go, asks, removes.
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::Method;
 use larder_protocols::control::{PurgeRequest, PurgeResponse};
@@ -22,27 +23,63 @@ async fn purge(
     args: &PurgeArgs,
     mut request: PurgeRequest,
 ) -> anyhow::Result<()> {
+    let unreached = control.unreached(request.workspace.as_deref()).await?;
     request.dry_run = true;
     if args.dry_run || !args.yes {
         let would = ask(control, &request).await?;
         if args.dry_run {
-            return Ok(terminal::print(&format!(
-                "would remove {}",
-                amount(&would)
-            ))?);
+            terminal::print(&format!("would remove {}", amount(&would)))?;
+            return all_reached(&unreached);
         }
-        match terminal::confirm(&format!("Remove {} for good?", amount(&would))) {
-            Some(true) => {}
-            Some(false) => {
-                terminal::note("nothing was removed");
-                return Ok(());
-            }
-            None => anyhow::bail!("this would remove {}; pass --yes to do it", amount(&would)),
+        if !agreed(&would)? {
+            terminal::note("nothing was removed");
+            return Ok(());
         }
     }
     request.dry_run = false;
     let removed = ask(control, &request).await?;
-    Ok(terminal::print(&format!("removed {}", amount(&removed)))?)
+    terminal::print(&format!("removed {}", amount(&removed)))?;
+    all_reached(&unreached)
+}
+
+/// Removes all entries of a workspace, wherever they are; false when the operator said no.
+pub(super) async fn empty(
+    control: &mut Control,
+    workspace: &str,
+    yes: bool,
+) -> anyhow::Result<bool> {
+    all_reached(&control.unreached(Some(workspace)).await?)?;
+    let mut request = PurgeRequest {
+        workspace: Some(workspace.to_owned()),
+        dry_run: true,
+        ..PurgeRequest::default()
+    };
+    let would = ask(control, &request).await?;
+    if would.entries > 0 && !yes && !agreed(&would)? {
+        return Ok(false);
+    }
+    // Also when there was nothing: an upload may have ended since.
+    request.dry_run = false;
+    let removed = ask(control, &request).await?;
+    terminal::note(&format!("removed {}", amount(&removed)));
+    Ok(true)
+}
+
+fn agreed(would: &PurgeResponse) -> anyhow::Result<bool> {
+    let amount = amount(would);
+    terminal::confirm(&format!("Remove {amount} for good?"))
+        .with_context(|| format!("this would remove {amount}; pass --yes to do it"))
+}
+
+/// What is out of reach may have what was to be removed.
+fn all_reached(unreached: &[String]) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        unreached.is_empty(),
+        "not reached: {}, which the server's configuration does not mention; stop the server and do \
+         this again, or remove the pool's directory",
+        unreached.join(", ")
+    );
+    Ok(())
 }
 
 async fn ask(control: &mut Control, request: &PurgeRequest) -> anyhow::Result<PurgeResponse> {

@@ -56,6 +56,18 @@ async fn create(args: TokenCreateArgs) -> anyhow::Result<()> {
     {
         anyhow::bail!("a token's name has at most {NAME_CHARS_MAX} characters");
     }
+    if args
+        .name
+        .as_ref()
+        .is_some_and(|name| name.trim().is_empty())
+    {
+        anyhow::bail!("--name is empty; leave it out, or say what to recognize the token by");
+    }
+    if args.expires.is_some_and(|time| time.is_zero()) {
+        anyhow::bail!(
+            "--expires 0s would make a token that never works; leave it out for one that never expires"
+        );
+    }
     let settings = place::existing(&args.place)?;
     let ledger = place::ledger(&settings.store.data_dir).await?;
     let now_ms = clock::now_ms();
@@ -107,7 +119,15 @@ async fn revoke(ledger: &Ledger, token: &str) -> anyhow::Result<()> {
                 .context("cannot read the token from standard input")?;
             token_id(ledger, text.trim()).await?
         }
-        text => token_id(ledger, text).await?,
+        text => {
+            if text.parse::<u64>().is_err() {
+                terminal::note(
+                    "note: every user of this machine could read that token in the list of processes; \
+                     give - and the token on standard input, or its id",
+                );
+            }
+            token_id(ledger, text).await?
+        }
     };
     let row = match ledger.revoke_token(id, clock::now_ms()).await {
         Err(LedgerError::NotFound(_)) => {

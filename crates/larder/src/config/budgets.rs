@@ -24,6 +24,10 @@ const UNTRUSTED_DEFAULT_PERCENT: u64 = 10;
 /// The default for the space left free.
 const FREE_RESERVE_DEFAULT_BYTES: u64 = 1 << 30;
 
+/// What opening a pool without its configuration adds to what the pool has on disk: room to note
+/// removals and to save the index, so that nothing is evicted for it.
+const OFFLINE_ROOM_BYTES: u64 = 64 << 20;
+
 /// The figures of the disk that holds the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
@@ -35,9 +39,13 @@ pub(crate) struct DiskFigures {
     pub(crate) total_bytes: u64,
     /// What an ordinary user may still write.
     pub(crate) free_bytes: u64,
-    /// What Larder's own files take already; without it, a restart would shrink a full cache.
+    /// What the files of Larder's pools in use take already; without it, a restart would shrink a
+    /// full cache. Pools that no configuration mentions are not among them: they give nothing back.
     pub(crate) held_bytes: u64,
 }
+
+/// The directory of the workspaces' own pools under the data directory.
+pub(crate) const WORKSPACE_POOLS: &str = "workspace-pools";
 
 /// A pool's place in the server, and its directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +63,7 @@ impl PoolName {
         match &self.workspace {
             None => data_dir.join("pools").join(kind),
             Some(name) => data_dir
-                .join("workspace-pools")
+                .join(WORKSPACE_POOLS)
                 .join(name.as_str())
                 .join(kind),
         }
@@ -133,6 +141,32 @@ impl Budgets {
             Ok(budgets)
         } else {
             Err(problems)
+        }
+    }
+
+    /// Budgets for looking at what is there, with whatever configuration: every pool on disk, as
+    /// large as it is, so that no command evicts anything. `found` has each pool's bytes on disk.
+    pub(crate) fn offline(found: &BTreeMap<PoolName, u64>) -> Self {
+        let shared = [true, false].map(|trusted| {
+            let workspace = None;
+            (PoolName { workspace, trusted }, 0)
+        });
+        let mut pools = BTreeMap::from(shared);
+        for (name, bytes) in found {
+            pools.insert(name.clone(), *bytes);
+            // The cache takes a workspace's pools as a pair.
+            let other = PoolName {
+                trusted: !name.trusted,
+                ..name.clone()
+            };
+            pools.entry(other).or_insert(0);
+        }
+        for bytes in pools.values_mut() {
+            *bytes += *bytes / 8 + OFFLINE_ROOM_BYTES;
+        }
+        Self {
+            pools,
+            free_reserve_bytes: 0,
         }
     }
 
@@ -239,6 +273,27 @@ mod tests {
         );
         let fault = plan("[store]\ntrusted = \"2TiB\"", DISK).unwrap_err();
         assert!(fault.contains("but the disk has 1000.0 GiB"), "{fault}");
+    }
+
+    #[test]
+    fn a_command_opens_every_pool_that_is_there_as_large_as_it_is() {
+        let name = |workspace: Option<&str>, trusted| PoolName {
+            workspace: workspace.map(|name| name.parse().unwrap()),
+            trusted,
+        };
+        let found = BTreeMap::from([
+            (name(None, true), 100 << 30),
+            (name(Some("acme"), true), 1 << 30),
+        ]);
+        let budgets = Budgets::offline(&found);
+        assert_eq!(budgets.pools.len(), 4);
+        assert_eq!(budgets.free_reserve_bytes, 0);
+        for (name, held) in &found {
+            assert!(budgets.pools[name] > *held, "{name}");
+        }
+        for bytes in budgets.pools.values() {
+            assert!(*bytes >= BUDGET_BYTES_MIN);
+        }
     }
 
     #[test]

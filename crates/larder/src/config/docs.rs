@@ -17,8 +17,9 @@ precedence, from
    `LARDER_STORE_TRUSTED=50GiB`. Keys of workspaces are set in the file only;
 3. flags of `larder serve`.
 
-An unknown key is an error. `larder config check` reports every problem at once, with its key and
-line, and what the file means on this disk.
+An unknown key is an error, and so is an unknown variable that begins with `LARDER_`, apart from
+those of Kubernetes' service links and those that end in `_TOKEN`. `larder config check` reports
+every problem at once, with its key and line, and what the file means on this disk.
 
 Sizes have a unit: `50GiB`, `1.5TB`, `512MiB`. Durations as well: `30s`, `1h`, `90d`. A percentage is
 of the whole disk that holds the data directory.

@@ -50,8 +50,8 @@ keys! {
         "A prefix of every path, for a reverse proxy that does not strip it, such as `/cache`.";
     HttpInsecureHttp: "http", "insecure_http", "`true` or `false`", "`false`", false,
         "Allow plain HTTP on an address that other machines can reach. Tokens then cross the network unencrypted unless a proxy or a private network protects them.";
-    HttpMetrics: "http", "metrics", "`local`, `admin` or `open`", "`local`", true,
-        "Who may read `/metrics`: `local` is a process on this machine that did not come through a proxy, `admin` also the holder of an admin token of any workspace, `open` everyone. The figures name every workspace.";
+    HttpMetrics: "http", "metrics", "`local` or `open`", "`local`", true,
+        "Who may read `/metrics`: `local` is a process on this machine that did not come through a proxy, `open` everyone. The figures name every workspace; what an admin token may know of its own is at `/v1/control/stats`.";
     StoreDataDir: "store", "data_dir", "path", "`larder-data`", false,
         "Where everything is kept. A relative path in the file counts from the file's directory, elsewhere from the working directory.";
     StoreTrusted: "store", "trusted", "size or percent", "40% of the space available to Larder", true,
@@ -75,7 +75,7 @@ keys! {
     LimitsIdleTimeout: "limits", "idle_timeout", "duration", "`10m`", false,
         "How long a connection may wait between requests. Keep it longer than clients keep idle connections themselves: one that asks at the moment of closing may fail its build.";
     LimitsStallTimeout: "limits", "stall_timeout", "duration", "`1m`", false,
-        "How long a client may take nothing of an answer, or send nothing of a body, before it is dropped. A transfer that moves is not dropped, unless it is an upload of less than 1 KiB a second.";
+        "How long a client may take nothing of an answer, or send nothing of a body, before it is dropped. A transfer that moves is not dropped, unless it is an upload of less than 1 KiB a second or, over HTTP/2, an answer of which less than 256 KiB are taken in this time.";
     LimitsDrainTimeout: "limits", "drain_timeout", "duration", "`30s`", true,
         "How long a stopping server waits for requests that have begun.";
     LogFormat: "log", "format", "`auto`, `human` or `json`", "`auto`", false,

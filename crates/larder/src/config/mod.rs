@@ -17,12 +17,13 @@ mod settings;
 use std::ffi::OsString;
 use std::path::Path;
 
-pub(crate) use budgets::{Budgets, DiskFigures, PoolName};
+pub(crate) use budgets::{Budgets, DiskFigures, PoolName, WORKSPACE_POOLS};
 pub(crate) use docs::page;
 pub(crate) use keys::Key;
 pub(crate) use problem::{Origin, Problem, Problems};
 pub(crate) use quantity::{duration_text, parse_duration, size_text};
 pub(crate) use raw::RawConfig;
+pub(crate) use resolve::parse_listen;
 pub(crate) use settings::{HttpSettings, LogFormat, MetricsAudience, Settings};
 
 /// Reads `file` (if there is one), the environment and the values of flags, in rising order of
@@ -30,7 +31,7 @@ pub(crate) use settings::{HttpSettings, LogFormat, MetricsAudience, Settings};
 pub(crate) fn load(
     file: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
-    flags: &[(Key, &'static str, String)],
+    flags: &[(Key, &'static str, OsString)],
 ) -> Result<Settings, Problems> {
     let mut problems = Problems::default();
     let mut raw = RawConfig::default();

@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(size_text(0), "0 B");
         assert_eq!(size_text(1536), "1.5 KiB");
         assert_eq!(size_text(50 << 30), "50.0 GiB");
-        assert_eq!(duration_text(Duration::from_secs(3600)), "1h");
+        assert_eq!(duration_text(Duration::from_hours(1)), "1h");
         assert_eq!(duration_text(Duration::from_mins(90)), "90m");
     }
 }

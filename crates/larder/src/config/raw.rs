@@ -2,8 +2,8 @@
 //! are, and nothing of what their values mean.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
@@ -16,6 +16,8 @@ pub(crate) enum RawValue {
     Text(String),
     Integer(String),
     Boolean(bool),
+    /// A path that is no UTF-8, which only the environment and flags can hold.
+    Path(PathBuf),
     /// A value of a kind that no key takes, by its TOML name.
     Other(&'static str),
 }
@@ -131,8 +133,8 @@ impl RawConfig {
         }
     }
 
-    /// Takes every `LARDER_SECTION_KEY` variable. Other variables are somebody else's, except a
-    /// misspelled one of ours.
+    /// Takes every `LARDER_SECTION_KEY` variable. Whatever else begins with `LARDER_` is a mistake,
+    /// unless it is known to be somebody else's.
     pub(crate) fn read_environment(
         &mut self,
         environment: impl Iterator<Item = (OsString, OsString)>,
@@ -143,15 +145,15 @@ impl RawConfig {
             .filter_map(|key| Some((*key, key.variable()?)))
             .collect();
         for (name, value) in environment {
-            let Some(name) = name.to_str() else { continue };
-            if !looks_like_ours(name) {
+            let name = name.to_string_lossy();
+            if !name.starts_with(VARIABLE_PREFIX) || is_foreign(&name, &value) {
                 continue;
             }
             let origin = Origin::Environment {
-                name: name.to_owned(),
+                name: name.escape_debug().to_string(),
             };
-            let Some((key, _)) = known.iter().find(|(_, variable)| variable == name) else {
-                let hint = did_you_mean(name, known.iter().map(|(_, variable)| variable.as_str()));
+            let Some((key, _)) = known.iter().find(|(_, variable)| *variable == name) else {
+                let hint = variable_hint(&name, &known);
                 let message = format!("there is no such setting{hint}");
                 problems.push(Problem {
                     origin,
@@ -160,52 +162,54 @@ impl RawConfig {
                 });
                 continue;
             };
-            match value.into_string() {
-                Ok(value) => {
-                    self.values.insert(
-                        *key,
-                        Written {
-                            value: RawValue::Text(value),
-                            origin,
-                        },
-                    );
-                }
-                Err(_) => problems.push(Problem {
-                    origin,
-                    key: Some(key.path()),
-                    message: "the value is not UTF-8".to_owned(),
-                }),
-            }
+            let value = text_or_path(value);
+            self.values.insert(*key, Written { value, origin });
         }
     }
 
     /// Takes the value of a command-line flag.
-    pub(crate) fn set_flag(&mut self, key: Key, flag: &'static str, value: String) {
+    pub(crate) fn set_flag(&mut self, key: Key, flag: &'static str, value: OsString) {
         let origin = Origin::Flag { name: flag };
-        self.values.insert(
-            key,
-            Written {
-                value: RawValue::Text(value),
-                origin,
-            },
-        );
+        let value = text_or_path(value);
+        self.values.insert(key, Written { value, origin });
     }
 }
 
-/// `LARDER_` and one of our sections; not the variables that Kubernetes invents for a service
-/// called `larder-store` and the like.
-fn looks_like_ours(name: &str) -> bool {
-    let Some(rest) = name.strip_prefix("LARDER_") else {
-        return false;
-    };
-    let section = rest
-        .split('_')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let kubernetes =
-        rest.ends_with("_PORT") || rest.contains("_PORT_") || rest.contains("_SERVICE_");
-    section != WORKSPACE_SECTION && Key::sections().contains(&section.as_str()) && !kubernetes
+fn text_or_path(value: OsString) -> RawValue {
+    match value.into_string() {
+        Ok(text) => RawValue::Text(text),
+        Err(value) => RawValue::Path(value.into()),
+    }
+}
+
+/// What all our environment variables begin with.
+const VARIABLE_PREFIX: &str = "LARDER_";
+
+/// Variables that begin like ours and are no settings: the one that names the file, those of our
+/// tests, tokens for clients in CI systems, and what Kubernetes invents for services called
+/// `larder` or `larder-something` (`LARDER_PORT=tcp://…`, `LARDER_PORT_80_TCP_ADDR`,
+/// `LARDER_SERVICE_HOST`).
+fn is_foreign(name: &str, value: &OsStr) -> bool {
+    let known = name == "LARDER_CONFIG"
+        || name == "LARDER_BIN"
+        || name.starts_with("LARDER_TEST_")
+        || name.ends_with("_TOKEN");
+    let rest = &name[VARIABLE_PREFIX.len() - 1..];
+    let link = rest.ends_with("_PORT") && value.to_string_lossy().contains("://");
+    known || link || rest.contains("_PORT_") || rest.contains("_SERVICE_")
+}
+
+/// What to write instead of a variable that is none. Leaving out the section is the usual mistake.
+fn variable_hint(name: &str, known: &[(Key, String)]) -> String {
+    let rest = &name[VARIABLE_PREFIX.len() - 1..];
+    if rest.starts_with("_WORKSPACE_") {
+        return "; keys of workspaces are set in the file only".to_owned();
+    }
+    let names = || known.iter().map(|(_, variable)| variable.as_str());
+    match names().find(|variable| variable.ends_with(rest)) {
+        Some(variable) => format!("; did you mean \"{variable}\"?"),
+        None => did_you_mean(name, names()),
+    }
 }
 
 fn read_table(

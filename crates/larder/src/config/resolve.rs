@@ -90,9 +90,8 @@ pub(super) fn resolve(raw: &RawConfig, problems: Problems) -> Result<Settings, P
     }
 }
 
-const METRICS_AUDIENCES: [(&str, MetricsAudience); 3] = [
+const METRICS_AUDIENCES: [(&str, MetricsAudience); 2] = [
     ("local", MetricsAudience::Local),
-    ("admin", MetricsAudience::Admin),
     ("open", MetricsAudience::Open),
 ];
 const DURABILITIES: [(&str, Durability); 2] = [
@@ -180,6 +179,9 @@ fn workspace(reader: &mut Reader, name: &str, table: &RawWorkspace) -> Workspace
 
 fn data_dir(reader: &mut Reader, raw: &RawConfig) -> PathBuf {
     let top = |key| raw.get(key);
+    if let Some(RawValue::Path(path)) = top(Key::StoreDataDir).map(|written| &written.value) {
+        return path.clone();
+    }
     let path = reader.parsed(Key::StoreDataDir, top, parse_path, DATA_DIR_DEFAULT.into());
     match raw.get(Key::StoreDataDir).map(|written| &written.origin) {
         Some(Origin::File { file, .. }) => file.parent().unwrap_or(Path::new("")).join(path),
@@ -207,6 +209,7 @@ impl Reader {
             RawValue::Text(text) => Ok(text.as_str()),
             RawValue::Integer(_) => Err("a number"),
             RawValue::Boolean(_) => Err("true or false"),
+            RawValue::Path(_) => Err("something that is not UTF-8"),
             RawValue::Other(kind) => Err(*kind),
         };
         let meaning = text
@@ -331,7 +334,8 @@ fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
         })
 }
 
-fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+/// `ADDRESS:PORT`, or `localhost:PORT`.
+pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     let numeric = text
         .strip_prefix("localhost:")
         .map(|port| format!("127.0.0.1:{port}"));

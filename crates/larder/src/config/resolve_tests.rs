@@ -50,7 +50,7 @@ fn every_key_can_be_set_in_the_file() {
 listen = "0.0.0.0:80"
 base_path = "/cache/"
 insecure_http = true
-metrics = "admin"
+metrics = "open"
 [store]
 data_dir = "data"
 trusted = "20%"
@@ -83,7 +83,7 @@ entry_size_max = "10MiB"
     );
     let settings = read(toml, &[]).unwrap();
     assert_eq!(settings.http.base_path, "/cache");
-    assert_eq!(settings.http.metrics, MetricsAudience::Admin);
+    assert_eq!(settings.http.metrics, MetricsAudience::Open);
     assert_eq!(settings.store.data_dir, Path::new("/etc/larder/data"));
     assert_eq!(settings.store.trusted, Some(Share::Percent(20)));
     assert_eq!(settings.store.lease, Duration::from_hours(2));
@@ -194,13 +194,34 @@ fn a_misspelled_variable_is_a_problem_and_a_strangers_is_not() {
             ("LARDER_STORE_SERVICE_HOST", "10.0.0.1"),
             ("LARDER_STORE_PORT_9092_TCP", "tcp://10.0.0.1:9092"),
             ("LARDER_PORT", "tcp://10.0.0.1:9092"),
+            ("LARDER_PORT_9092_TCP_ADDR", "10.0.0.1"),
+            ("LARDER_SERVICE_PORT", "9092"),
+            ("LARDER_CONFIG", "larder.toml"),
+            ("LARDER_TRUSTED_TOKEN", "a client's"),
             ("LARDER_COLOUR", "red"),
+            ("LARDER_DATA_DIR", "/x"),
+            ("LARDER_HTTP_PORT", "80"),
+            ("LARDER_WORKSPACE_ACME_PUBLIC", "true"),
         ],
         &[
             "variable LARDER_STORE_TRUSTD: there is no such setting; did you mean \"LARDER_STORE_TRUSTED\"?",
+            "variable LARDER_COLOUR: there is no such setting",
+            "variable LARDER_DATA_DIR: there is no such setting; did you mean \"LARDER_STORE_DATA_DIR\"?",
+            "variable LARDER_HTTP_PORT: there is no such setting",
+            "variable LARDER_WORKSPACE_ACME_PUBLIC: there is no such setting; keys of workspaces are set in the file only",
             "variable LARDER_HTTP_LISTEN: http.listen: \"nowhere\" is not an address",
         ],
     );
+}
+
+#[test]
+fn a_data_directory_need_not_have_a_name_in_utf8() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let name = std::ffi::OsStr::from_bytes(b"/tmp/\xff");
+    let mut raw = RawConfig::default();
+    raw.set_flag(Key::StoreDataDir, "--data-dir", name.to_owned());
+    let settings = resolve(&raw, Problems::default()).unwrap();
+    assert_eq!(settings.store.data_dir, Path::new(name));
 }
 
 #[test]

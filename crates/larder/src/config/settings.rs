@@ -34,8 +34,6 @@ pub(crate) struct HttpSettings {
 pub(crate) enum MetricsAudience {
     /// Processes on this machine that did not come through a proxy.
     Local,
-    /// Those, and the holders of admin tokens.
-    Admin,
     /// Everyone.
     Open,
 }

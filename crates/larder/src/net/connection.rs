@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use super::listener::Listener;
 use super::pace::{Ending, InFlight, Pace, PaceLimits, PacedSocket};
 use super::seats::{Farewell, Seat};
+use super::seldom::seldom;
+use crate::logging::chain;
 
 /// A request as it comes from the wire.
 pub(crate) type Request = http::Request<Incoming>;
@@ -34,11 +36,11 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// The bytes of an HTTP/2 client's header list.
 const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
 /// Requests at a time on one HTTP/2 connection.
-const HTTP2_STREAM_COUNT_MAX: u32 = 1024;
+const HTTP2_STREAM_COUNT_MAX: u32 = 200;
 /// What an HTTP/2 client may send of one body before it is taken.
-const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// And of all bodies of its connection.
-const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
 /// Takes connections and answers their requests by `answer` until `stop` says so. Connections
 /// that are open then go on; [`super::Seats::drain`] ends them.
@@ -49,7 +51,7 @@ pub(crate) async fn serve<A, F, B>(
     answer: A,
 ) where
     A: Fn(Request, SocketAddr) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
+    F: Future<Output = Response<B>> + Unpin + Send + 'static,
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -74,9 +76,9 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // See the module `pace`.
+        // See the module `pace`. And no `pipeline_flush`: with it hyper collects as much of a body
+        // as there is before it writes any.
         .header_read_timeout(None)
-        .pipeline_flush(true)
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(HTTP2_STREAM_COUNT_MAX)
@@ -94,7 +96,7 @@ async fn run<A, F, B>(
     answer: A,
 ) where
     A: Fn(Request) -> F,
-    F: Future<Output = Response<B>> + Send + 'static,
+    F: Future<Output = Response<B>> + Unpin + Send + 'static,
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -102,13 +104,9 @@ async fn run<A, F, B>(
     let requests = Arc::clone(&tempo);
     let service = service_fn(move |request| {
         let in_flight = requests.request();
-        let answered = answer(request);
-        async move {
-            let response = answered.await;
-            Ok::<_, Infallible>(response.map(|body| WatchedBody {
-                body,
-                _in_flight: in_flight,
-            }))
+        Answering {
+            answer: answer(request),
+            in_flight: Some(in_flight),
         }
     });
     let socket = PacedSocket {
@@ -121,37 +119,54 @@ async fn run<A, F, B>(
     let mut look = pin!(tokio::time::sleep(interval));
     let mut going = false;
     loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
+        let event = async {
+            tokio::select! {
+                () = look.as_mut() => Event::Look,
+                farewell = seat.asked_to_go(), if !going => Event::Farewell(farewell),
+            }
+        };
+        let event = tokio::select! {
+            // In this order: the connection is what is ready nearly always.
+            biased;
+            ended = connection.as_mut() => Event::Ended(ended),
+            event = seldom(event) => event,
+        };
+        match event {
+            Event::Ended(ended) => {
                 if let Err(error) = ended {
                     tracing::debug!(error = %chain(&*error), "a connection broke");
                 }
                 return;
             }
-            () = look.as_mut() => {
+            Event::Look => {
                 look.as_mut().reset(Instant::now() + interval);
                 match tempo.verdict(&limits) {
-                    None => {}
-                    Some(Ending::Idle) if !going => {
-                        going = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
+                    None => continue,
+                    Some(Ending::Idle) if !going => {}
                     Some(ending) => {
                         tracing::debug!(?ending, "a connection was closed");
                         return;
                     }
                 }
             }
-            farewell = seat.asked_to_go(), if !going => {
+            Event::Farewell(farewell) => {
                 let spared = |idle| idle < SHED_IDLE_MIN;
                 if farewell == Farewell::Shedding && tempo.idle().is_none_or(spared) {
                     continue;
                 }
-                going = true;
-                connection.as_mut().graceful_shutdown();
             }
         }
+        going = true;
+        connection.as_mut().graceful_shutdown();
     }
+}
+
+/// What happens to a connection.
+enum Event<E> {
+    Ended(Result<(), E>),
+    /// It is time to look how it does.
+    Look,
+    Farewell(Farewell),
 }
 
 /// Often enough to notice a timeout soon after it, seldom enough to cost nothing.
@@ -163,22 +178,32 @@ fn look_interval(limits: &PaceLimits) -> Duration {
     (shortest / 4).clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX)
 }
 
-/// An error with its causes, on one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
+/// An answer to come; the request is in flight already.
+struct Answering<F> {
+    answer: F,
+    in_flight: Option<InFlight>,
+}
+
+impl<F, B> Future for Answering<F>
+where
+    F: Future<Output = Response<B>> + Unpin,
+{
+    type Output = Result<Response<WatchedBody<B>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(Pin::new(&mut self.answer).poll(cx));
+        let mut in_flight = self.in_flight.take();
+        if let Some(in_flight) = &mut in_flight {
+            in_flight.answered();
+        }
+        Poll::Ready(Ok(response.map(|body| WatchedBody { body, in_flight })))
     }
-    text
 }
 
 /// An answer's body; the request is in flight as long as it exists.
 struct WatchedBody<B> {
     body: B,
-    _in_flight: InFlight,
+    in_flight: Option<InFlight>,
 }
 
 impl<B: Body + Unpin> Body for WatchedBody<B> {
@@ -189,7 +214,11 @@ impl<B: Body + Unpin> Body for WatchedBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let (true, Some(in_flight)) = (frame.is_ready(), &self.in_flight) {
+            in_flight.moved();
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,6 +6,7 @@ mod listener;
 mod open_files;
 mod pace;
 mod seats;
+mod seldom;
 
 pub(crate) use connection::{Request, serve};
 pub(crate) use listener::{Listener, bind};

@@ -7,6 +7,7 @@
 //! hyper has a timeout for heads, but it also counts the idle time before a head, so it closes
 //! idle connections, and a client that writes to one at that moment may fail its build. Hence this.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,6 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What HTTP/2 begins with, as far as it takes to tell it from HTTP/1.
 const HTTP2_START: &[u8] = b"PRI ";
+
+/// A head and its small body cost less to copy together than to write as two pieces; large pieces
+/// are never copied.
+const GATHERED_BYTES_MAX: usize = 16 << 10;
 
 /// No such moment.
 const NEVER: u64 = 0;
@@ -59,7 +64,10 @@ pub(super) struct Pace {
     head_bytes: AtomicU64,
     /// Since when the socket takes no bytes.
     blocked_since_ms: AtomicU64,
-    /// HTTP/2 only, where a client can stop taking bytes while its socket still does.
+    /// HTTP/2 only: answers that have begun. Who still sends a body is timed where it is read.
+    answers: AtomicU32,
+    /// HTTP/2 only, where a client can stop taking an answer while its socket still moves, as pings
+    /// do: when an answer began or a part of one was taken.
     moved_at_ms: AtomicU64,
     /// Time that only seems to have passed.
     #[cfg(test)]
@@ -76,6 +84,7 @@ impl Pace {
             head_since_ms: AtomicU64::new(NEVER),
             head_bytes: AtomicU64::new(0),
             blocked_since_ms: AtomicU64::new(NEVER),
+            answers: AtomicU32::new(0),
             moved_at_ms: AtomicU64::new(NEVER),
             #[cfg(test)]
             skipped_ms: AtomicU64::new(0),
@@ -96,7 +105,10 @@ impl Pace {
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.head_since_ms.store(NEVER, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+        InFlight {
+            pace: Arc::clone(self),
+            answering: false,
+        }
     }
 
     /// For how long nobody has asked anything; `None` while a request is answered or arrives.
@@ -115,7 +127,8 @@ impl Pace {
             return Some(Ending::Stalled);
         }
         if self.requests.load(Ordering::Relaxed) > 0 {
-            let still = http2 && over(&self.moved_at_ms, limits.stall_timeout);
+            let answering = http2 && self.answers.load(Ordering::Relaxed) > 0;
+            let still = answering && over(&self.moved_at_ms, limits.stall_timeout);
             return still.then_some(Ending::Stalled);
         }
         if !http2 && over(&self.head_since_ms, limits.header_timeout) {
@@ -133,11 +146,10 @@ impl Pace {
 
     /// Bytes came. Only those of a head are looked at.
     fn read(&self, bytes: &[u8], limits: &PaceLimits) -> io::Result<()> {
-        if self.http2.load(Ordering::Relaxed) {
-            self.moved_at_ms.store(self.now_ms(), Ordering::Relaxed);
-            return Ok(());
-        }
-        if bytes.is_empty() || self.requests.load(Ordering::Relaxed) > 0 {
+        if self.http2.load(Ordering::Relaxed)
+            || bytes.is_empty()
+            || self.requests.load(Ordering::Relaxed) > 0
+        {
             return Ok(());
         }
         if self.head_since_ms.load(Ordering::Relaxed) == NEVER {
@@ -172,23 +184,53 @@ impl Pace {
             Poll::Ready(_) if blocked => self.blocked_since_ms.store(NEVER, Ordering::Relaxed),
             Poll::Pending | Poll::Ready(_) => {}
         }
-        if outcome.is_ready() && self.http2.load(Ordering::Relaxed) {
-            self.moved_at_ms.store(self.now_ms(), Ordering::Relaxed);
-        }
     }
 }
 
 /// A request that has not been answered to its end.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Pace>);
+pub(super) struct InFlight {
+    pace: Arc<Pace>,
+    answering: bool,
+}
+
+impl InFlight {
+    /// The answer begins.
+    pub(super) fn answered(&mut self) {
+        if self.pace.http2.load(Ordering::Relaxed) {
+            self.answering = true;
+            self.pace.answers.fetch_add(1, Ordering::Relaxed);
+            self.moved();
+        }
+    }
+
+    /// A part of the answer was taken.
+    pub(super) fn moved(&self) {
+        if self.pace.http2.load(Ordering::Relaxed) {
+            let now_ms = self.pace.now_ms();
+            self.pace.moved_at_ms.store(now_ms, Ordering::Relaxed);
+        }
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0
-            .quiet_since_ms
-            .store(self.0.now_ms(), Ordering::Relaxed);
-        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        let pace = &self.pace;
+        pace.quiet_since_ms.store(pace.now_ms(), Ordering::Relaxed);
+        if self.answering {
+            pace.answers.fetch_sub(1, Ordering::Relaxed);
+        }
+        pace.requests.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+thread_local! {
+    /// Where small writes are gathered.
+    static GATHERED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn byte_count(slices: &[io::IoSlice<'_>]) -> usize {
+    slices.iter().map(|slice| slice.len()).sum()
 }
 
 /// A socket that tells its [`Pace`] what moves.
@@ -227,7 +269,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PacedSocket<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
+        let socket = Pin::new(&mut self.socket);
+        let outcome = match slices {
+            [_, _, ..] if byte_count(slices) <= GATHERED_BYTES_MAX => {
+                GATHERED.with_borrow_mut(|all| {
+                    all.clear();
+                    for slice in slices {
+                        all.extend_from_slice(slice);
+                    }
+                    socket.poll_write(cx, all)
+                })
+            }
+            _ => socket.poll_write_vectored(cx, slices),
+        };
         self.pace.wrote(&outcome);
         outcome
     }
@@ -320,10 +374,22 @@ mod tests {
         pace.read(&[0; 5000], &LIMITS).unwrap();
         after(&pace, 100);
         assert_eq!(pace.verdict(&LIMITS), None);
-        let _request = pace.request();
-        pace.wrote(&Poll::Ready(1));
-        after(&pace, 60);
+        let upload = pace.request();
+        after(&pace, 600);
+        assert_eq!(pace.verdict(&LIMITS), None, "nothing is answered yet");
+        let mut request = pace.request();
+        request.answered();
+        after(&pace, 59);
+        request.moved();
+        after(&pace, 59);
+        assert_eq!(pace.verdict(&LIMITS), None);
+        pace.read(b"a ping", &LIMITS).unwrap();
+        pace.wrote(&Poll::Ready(17));
+        after(&pace, 1);
         assert_eq!(pace.verdict(&LIMITS), Some(Ending::Stalled));
+        drop(request);
+        assert_eq!(pace.verdict(&LIMITS), None);
+        drop(upload);
     }
 
     #[test]
@@ -340,5 +406,59 @@ mod tests {
         for _ in 0..10 {
             pace.read(&[b'a'; 900], &LIMITS).unwrap();
         }
+    }
+
+    /// Takes everything, and remembers in what pieces.
+    #[derive(Default)]
+    struct Recorder(Vec<Vec<usize>>);
+
+    impl AsyncWrite for Recorder {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(vec![bytes.len()]);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            slices: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.0
+                .push(slices.iter().map(|slice| slice.len()).collect());
+            Poll::Ready(Ok(byte_count(slices)))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn small_pieces_are_written_as_one_and_large_ones_are_not_copied() {
+        let mut socket = PacedSocket {
+            socket: Recorder::default(),
+            pace: Pace::new(),
+            limits: LIMITS,
+        };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let bytes = [1; GATHERED_BYTES_MAX];
+        for sizes in [&[100, 4096][..], &[100, GATHERED_BYTES_MAX], &[7]] {
+            let slices: Vec<_> = sizes
+                .iter()
+                .map(|size| io::IoSlice::new(&bytes[..*size]))
+                .collect();
+            let written = Pin::new(&mut socket).poll_write_vectored(&mut cx, &slices);
+            assert!(matches!(written, Poll::Ready(Ok(count)) if count == byte_count(&slices)));
+        }
+        let expected = [vec![4196], vec![100, GATHERED_BYTES_MAX], vec![7]];
+        assert_eq!(socket.socket.0, expected);
     }
 }

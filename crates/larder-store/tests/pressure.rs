@@ -1,0 +1,320 @@
+//! A pool in want of room: full, crowded, shrunk or misled about the time, it evicts what it may, keeps what it has
+//! promised, and goes on storing.
+
+mod hook;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use hook::{MIB, Operation, Stand, fill, is_readable, key, put, record};
+use larder_store::sim::SimDisk;
+use larder_store::{Begin, Disk, Durability, NewRecord, Pool, PoolOptions, StoreError, Wait};
+
+const YEAR: Duration = Duration::from_hours(365 * 24);
+
+fn put_streamed(pool: &Pool, key: &[u8], body: &[u8]) -> Result<(), StoreError> {
+    if let Begin::Upload(mut upload) = pool.begin(&record(key), None)? {
+        upload.write(body)?;
+        upload.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_leased_while_its_segment_is_reclaimed_stays() {
+    let stand = Stand::new(7, MIB, Durability::Written);
+    assert_eq!(fill(&stand.pool, 0..200, 1000), 0);
+    // Used, so it is carried, and synced before its segment goes.
+    assert!(is_readable(&stand.pool, &key(0)));
+    let leased = Arc::new(AtomicBool::new(false));
+    let (pool, lease_taken) = (stand.pool.clone(), Arc::clone(&leased));
+    stand.disk.set(move |call| {
+        let is_segment = call.path.extension().is_some_and(|end| end == "seg");
+        let syncs_copies = is_segment && call.is(Operation::Sync) && pool.usage().carried_bytes > 0;
+        if syncs_copies && !lease_taken.swap(true, Ordering::SeqCst) {
+            assert!(pool.lease(&key(1)), "its segment is still there");
+        }
+        Ok(())
+    });
+    let mut number = 200;
+    while !leased.load(Ordering::SeqCst) {
+        put(&stand.pool, &key(number), 1000).expect("older entries make room");
+        number += 1;
+        assert!(number < 5000, "the first entry is never carried");
+    }
+    stand.disk.clear();
+    assert_eq!(fill(&stand.pool, number..number + 5000, 1000), 0);
+    assert!(is_readable(&stand.pool, &key(1)), "leased, and gone");
+}
+
+#[test]
+fn a_replacement_inherits_the_lease() {
+    let stand = Stand::new(7, MIB, Durability::Written);
+    let replacing = NewRecord {
+        replace: true,
+        ..record(b"k")
+    };
+    stand.pool.put(&replacing, b"one").expect("stored");
+    assert!(stand.pool.lease(b"k"));
+    stand.pool.put(&replacing, b"two").expect("stored");
+    assert_eq!(fill(&stand.pool, 0..2000, 1000), 0);
+    assert!(is_readable(&stand.pool, b"k"), "leased, and gone");
+}
+
+#[test]
+fn small_bodies_of_unknown_length_share_segments() {
+    let stand = Stand::new(7, 64 * MIB, Durability::Written);
+    for number in 0..3000 {
+        put_streamed(&stand.pool, &key(number), &[1; 100]).expect("there is room");
+    }
+    let usage = stand.pool.usage();
+    assert_eq!(usage.entries, 3000);
+    assert!(usage.segments < 10, "{usage:?}");
+}
+
+/// Leases everything, and steps over the leases' end when a write is refused.
+fn check_room_after_leases(bytes: usize, step_ms: u64, chores_every: u64) {
+    let stand = Stand::new(7, 4 * MIB, Durability::Written);
+    let mut refused_last = false;
+    for number in 0..12 * MIB / bytes as u64 {
+        let stored = put(&stand.pool, &key(number), bytes).is_ok();
+        assert!(
+            stored || !refused_last,
+            "{bytes} bytes, {step_ms} ms, chores every {chores_every} writes: refused after the leases have ended"
+        );
+        if stored {
+            assert!(stand.pool.lease(&key(number)));
+            stand.pass(Duration::from_millis(step_ms));
+        } else {
+            stand.pass(Duration::from_hours(1));
+        }
+        if number % chores_every == 0 {
+            stand.pool.do_chores();
+        }
+        refused_last = !stored;
+    }
+    let usage = stand.pool.usage();
+    assert!(usage.evicted_entries > 0, "{usage:?}");
+}
+
+#[test]
+fn a_pool_in_which_everything_was_leased_has_room_again_when_the_leases_end() {
+    for bytes in [1000, 4000, 12_000, 30_000] {
+        for step_ms in [1, 40, 400] {
+            for chores_every in [1, 50] {
+                check_room_after_leases(bytes, step_ms, chores_every);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_was_years_ahead_pins_nothing() {
+    let stand = Stand::new(7, MIB, Durability::Written);
+    stand.pass(10 * YEAR);
+    assert_eq!(fill(&stand.pool, 0..840, 1000), 0);
+    assert!((0..840).all(|number| stand.pool.lease(&key(number))));
+    let nine_years_ms = 9 * YEAR.as_millis() as u64;
+    stand.now_ms.fetch_sub(nine_years_ms, Ordering::Relaxed);
+    assert_eq!(fill(&stand.pool, 1000..6000, 1000), 0);
+    let pinned = (0..840)
+        .filter(|number| stand.pool.contains(&key(*number)))
+        .count();
+    assert!(pinned < 100, "{pinned} of 840");
+}
+
+#[test]
+fn writers_who_race_for_the_last_room_are_not_refused() {
+    let stand = Stand::new(7, MIB, Durability::Written);
+    let pool = &stand.pool;
+    thread::scope(|scope| {
+        for writer in 0..8 {
+            scope.spawn(move || {
+                for number in 0..1000 {
+                    put(pool, &key(writer * 10_000 + number), 3900)
+                        .expect("older entries make room");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_disk_that_is_slow_to_report_free_space_does_not_empty_the_pool() {
+    let mut stand = Stand::new(7, 16 * MIB, Durability::Written);
+    stand.sim.kill();
+    stand.options.free_reserve_bytes = MIB;
+    stand.reopen();
+    assert_eq!(fill(&stand.pool, 0..10_000, 1000), 0);
+    // Somebody else fills the disk, and what is removed does not show.
+    stand
+        .disk
+        .free_bytes_max
+        .store(MIB + MIB / 2, Ordering::Relaxed);
+    stand.pool.do_chores();
+    let usage = stand.pool.usage();
+    assert!(usage.entries > 5000, "{usage:?}");
+    assert!(usage.evicted_entries > 0, "{usage:?}");
+}
+
+#[test]
+fn the_largest_body_there_may_be_finds_room_in_a_pool_full_of_small_ones() {
+    let stand = Stand::new(7, 16 * MIB, Durability::Written);
+    assert_eq!(fill(&stand.pool, 0..60_000, 60), 0);
+    stand.pool.checkpoint().expect("saved");
+    let largest = stand.pool.body_bytes_max();
+    let begun = stand.pool.begin(&record(b"large"), Some(largest));
+    assert!(matches!(begun, Ok(Begin::Upload(_))), "{:?}", begun.err());
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_counts_as_well() {
+    let budget = 16 * MIB;
+    let mut stand = Stand::new(7, budget, Durability::Written);
+    assert_eq!(fill(&stand.pool, 0..60_000, 60), 0);
+    stand.pool.close().expect("saved");
+    let path = Path::new("pool/index.ckpt");
+    let checkpoint = stand.sim.open(path).expect("there");
+    let middle = checkpoint.bytes().expect("known") / 2;
+    let mut byte = [0];
+    checkpoint
+        .read_at(&mut byte, middle, Wait::Allowed)
+        .expect("readable");
+    checkpoint
+        .write_at(&[&[!byte[0]]], middle)
+        .expect("damaged");
+    stand.sim.kill();
+    stand.reopen();
+    assert_eq!(stand.pool.usage().entries, 60_000, "the log knows the same");
+    assert_eq!(fill(&stand.pool, 100_000..160_000, 60), 0);
+    let peak = stand.sim.take_bytes_peak();
+    assert!(peak <= budget, "{peak} bytes of {budget}");
+}
+
+#[test]
+fn a_quota_below_the_budget_makes_the_pool_evict() {
+    let quota = 8 * MIB;
+    let stand = Stand::new(7, 16 * MIB, Durability::Written);
+    let sim = Arc::clone(&stand.sim);
+    stand.disk.set(move |call| {
+        if call.is(Operation::Allocate) && sim.bytes() + call.at > quota {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        Ok(())
+    });
+    for first in (0..20_000).step_by(50) {
+        assert_eq!(fill(&stand.pool, first..first + 50, 1000), 0);
+        stand.pool.do_chores();
+    }
+    assert!(stand.pool.usage().evicted_entries > 0, "the quota is unmet");
+    assert!(is_readable(&stand.pool, &key(19_999)));
+}
+
+#[test]
+fn a_full_pool_can_be_purged_whether_or_not_chores_go_on() {
+    for with_chores in [false, true] {
+        let stand = Stand::new(7, 4 * MIB, Durability::Written);
+        let pool = &stand.pool;
+        for first in (0..80_000).step_by(2000) {
+            assert_eq!(fill(pool, first..first + 2000, 20), 0);
+            pool.do_chores();
+        }
+        let entries = pool.usage().entries;
+        assert!(pool.usage().evicted_entries > 0, "the pool is not full");
+        let purging = AtomicBool::new(true);
+        thread::scope(|scope| {
+            if with_chores {
+                scope.spawn(|| {
+                    while purging.load(Ordering::SeqCst) {
+                        pool.do_chores();
+                    }
+                });
+            }
+            let purged = pool.purge(false, &mut |_| true, &mut |_, _| true);
+            purging.store(false, Ordering::SeqCst);
+            let purged = purged.expect("the disk works");
+            assert!(with_chores || purged.entries == entries, "{purged:?}");
+        });
+        assert_eq!(pool.usage().entries, 0, "of {entries} entries");
+    }
+}
+
+#[test]
+fn a_purge_spares_what_replaced_the_entry_it_chose() {
+    let stand = Stand::new(7, 16 * MIB, Durability::Written);
+    let by_writer = |writer| NewRecord {
+        writer,
+        replace: true,
+        ..record(b"k")
+    };
+    stand.pool.put(&by_writer(666), b"evil").expect("stored");
+    let mut choose = |head: &larder_store::RecordHead<'_>| {
+        let chosen = head.writer == 666;
+        if chosen {
+            stand.pool.put(&by_writer(1), b"good").expect("stored");
+        }
+        chosen
+    };
+    let purged = stand.pool.purge(false, &mut choose, &mut |_, _| true);
+    assert_eq!(purged.expect("the disk works").entries, 0);
+    assert!(
+        is_readable(&stand.pool, b"k"),
+        "writer 1's was never chosen"
+    );
+}
+
+#[test]
+fn a_pool_shrunk_below_the_size_of_its_checkpoint_goes_on_storing() {
+    let mut stand = Stand::new(7, 16 * MIB, Durability::Written);
+    assert_eq!(fill(&stand.pool, 0..60_000, 60), 0);
+    stand.pool.checkpoint().expect("saved");
+    stand.pool.resize(MIB).expect("not too small");
+    stand.options.budget_bytes = MIB;
+    for first in [1_000_000, 2_000_000] {
+        for number in first..first + 300 {
+            stand.pass(Duration::from_mins(1));
+            stand.pool.do_chores();
+            let stored = put(&stand.pool, &key(number), 60);
+            assert!(stored.is_ok(), "write {number}: {stored:?}");
+        }
+        assert!(stand.pool.usage().used_bytes <= MIB);
+        stand.sim.kill();
+        stand.reopen();
+    }
+}
+
+#[test]
+fn two_pools_that_leave_each_other_room_do_not_wait_for_each_other() {
+    const BUDGET: u64 = 4 * MIB;
+    let disk: Arc<dyn Disk> = SimDisk::new(7, 4 * BUDGET);
+    let pools: [Arc<OnceLock<Pool>>; 2] = Default::default();
+    for (me, name) in ["left", "right"].into_iter().enumerate() {
+        let other = Arc::clone(&pools[1 - me]);
+        let options = PoolOptions {
+            free_reserve_bytes: 0,
+            reserved_for_others: Arc::new(move || other.get().map_or(0, Pool::unclaimed_bytes)),
+            seed: Some(7),
+            ..PoolOptions::new(BUDGET)
+        };
+        let pool = Pool::open(Arc::clone(&disk), Path::new(name), options).expect("opens");
+        assert!(pools[me].set(pool).is_ok(), "set once");
+    }
+    let (done, is_done) = mpsc::channel();
+    for pool in &pools {
+        let pool = pool.get().expect("set").clone();
+        let done = done.clone();
+        // Not scoped: if they wait for each other the test still ends.
+        thread::spawn(move || {
+            let refused = fill(&pool, 0..10_000, 3000);
+            done.send(refused).expect("the test waits");
+        });
+    }
+    for _ in &pools {
+        let refused = is_done.recv_timeout(Duration::from_secs(30));
+        assert_eq!(refused, Ok(0), "both are waiting, or writes were refused");
+    }
+}
