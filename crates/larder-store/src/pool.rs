@@ -288,6 +288,9 @@ pub(crate) struct Shared {
     pub(crate) unburied: Mutex<Vec<(u128, Place)>>,
     /// Segments that could not be removed yet.
     pub(crate) undeleted: Mutex<Vec<Arc<Segment>>>,
+    /// Segments whose files could not be read when the pool was opened. What is in them is a miss, and may be back at
+    /// the next start.
+    pub(crate) unread_segments: u64,
     pub(crate) closed: AtomicBool,
     pub(crate) counters: Counters,
     #[cfg(feature = "sim")]

@@ -48,7 +48,11 @@ pub(crate) fn open(
     disk.create_dir(dir)
         .map_err(|error| failed("create", error))?;
     let space = Arc::new(Space::default());
-    let (segments, last_id) = open_segments(&*disk, dir, &space, &options)?;
+    let OpenedSegments {
+        segments,
+        last_id,
+        unread,
+    } = open_segments(&*disk, dir, &space, &options)?;
     let keep = |slot: &Slot| {
         let segment = segments.get(&slot.place.segment);
         segment.is_some_and(|segment| slot.place.offset() < segment.capacity())
@@ -98,6 +102,7 @@ pub(crate) fn open(
         space,
         unburied: Mutex::new(Vec::new()),
         undeleted: Mutex::new(Vec::new()),
+        unread_segments: unread,
         closed: AtomicBool::new(false),
         counters: Counters::default(),
         #[cfg(feature = "sim")]
@@ -116,14 +121,23 @@ pub(crate) fn open(
     Ok(shared)
 }
 
-/// Opens every segment file and returns the greatest id. Files without a valid header are removed: nothing in them
+/// The segments that there are.
+struct OpenedSegments {
+    segments: HashMap<u32, Arc<Segment>>,
+    /// The greatest id of all.
+    last_id: u32,
+    /// How many could not be read and are therefore not among them.
+    unread: u64,
+}
+
+/// Opens every segment file. Files without a valid header are removed: nothing in them
 /// can be verified.
 fn open_segments(
     disk: &dyn Disk,
     dir: &Path,
     space: &Arc<Space>,
     options: &PoolOptions,
-) -> Result<(HashMap<u32, Arc<Segment>>, u32), OpenError> {
+) -> Result<OpenedSegments, OpenError> {
     let failed = |context: &str, path: &Path, source: io::Error| OpenError::Io {
         context: format!("cannot {context} {}", path.display()),
         source,
@@ -131,6 +145,7 @@ fn open_segments(
     let names = disk.list(dir).map_err(|error| failed("list", dir, error))?;
     let mut segments = HashMap::new();
     let mut last_id = 0;
+    let mut unread = 0;
     for id in names
         .iter()
         .filter_map(|name| segment::id_of_file_name(name))
@@ -153,6 +168,7 @@ fn open_segments(
                     message,
                 });
                 std::mem::forget(space.take_existing(bytes));
+                unread += 1;
                 continue;
             }
         };
@@ -176,7 +192,11 @@ fn open_segments(
             }
         }
     }
-    Ok((segments, last_id))
+    Ok(OpenedSegments {
+        segments,
+        last_id,
+        unread,
+    })
 }
 
 impl Shared {

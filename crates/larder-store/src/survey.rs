@@ -207,8 +207,11 @@ impl Shared {
     /// a checkpoint.
     fn make_removals_durable(self: &Arc<Self>) -> io::Result<()> {
         let failed = |what: &str| Err(io::Error::other(format!("the disk failed to {what}")));
+        if self.unread_segments > 0 {
+            return failed("read a segment when the pool was opened: start again and purge again");
+        }
         if !self.catch_up() {
-            return failed("remove what was purged; try again");
+            return failed("remove what was purged: purge again");
         }
         self.renew_checkpoint()?;
         self.sync_now();

@@ -93,7 +93,7 @@ impl Pool {
         self.shared.checkpoint_now(&mut chores)
     }
 
-    /// Makes everything durable, saves the index and refuses writes from now on. Reads go on. May be called again if
+    /// Makes durable what the disk takes, saves the index and refuses writes from now on. Reads go on. May be called again if
     /// the disk failed.
     pub fn close(&self) -> Result<(), StoreError> {
         let shared = &self.shared;
