@@ -32,17 +32,20 @@ impl Shared {
     pub(crate) fn checkpoint(self: &Arc<Self>) -> io::Result<()> {
         let mut current = self.checkpoint_claim.lock();
         let began_ms = self.clock.now_ms();
-        // What lands while the slots are copied is in the log behind this.
-        let mut segments: Vec<_> = self.segments.read().values().cloned().collect();
-        segments.sort_unstable_by_key(|segment| segment.id());
-        let mut covered: BTreeMap<u32, u64> = segments
-            .iter()
+        // What lands while the slots are copied is in the log behind this. No segment is held on to: one that is
+        // evicted meanwhile has to give its space back.
+        let mut covered: BTreeMap<u32, u64> = self
+            .segments
+            .read()
+            .values()
             .map(|segment| (segment.id(), segment.covered()))
             .collect();
         self.sync_now();
         // Of what could not be synced, the next start reads what there is.
-        for segment in segments.iter().filter(|segment| !segment.is_sound()) {
-            covered.insert(segment.id(), 0);
+        for segment in self.segments.read().values() {
+            if !segment.is_sound() {
+                covered.insert(segment.id(), 0);
+            }
         }
         let slot_count = self.index.len();
         let header = CheckpointHeader {
@@ -80,8 +83,10 @@ impl Shared {
             }
         }
         *current = Some(claim);
-        for segment in &segments {
-            segment.set_checkpointed(covered[&segment.id()]);
+        for segment in self.segments.read().values() {
+            if let Some(covered) = covered.get(&segment.id()) {
+                segment.set_checkpointed(*covered);
+            }
         }
         let took = Duration::from_millis(self.clock.now_ms().saturating_sub(began_ms));
         self.observe(&Event::Checkpointed {

@@ -33,6 +33,8 @@ pub(crate) struct Segment {
     pub(crate) created_at_ms: u64,
     /// Written since it was last synced.
     pub(crate) dirty: AtomicBool,
+    /// Evicted or given up; only whoever is using it right now still has it.
+    pub(crate) gone: AtomicBool,
     /// A sync failed: what was written before it may never become durable, whatever later syncs say.
     pub(crate) unsound: AtomicBool,
     /// Readers of bodies in here.
@@ -99,6 +101,7 @@ impl Segment {
             },
             created_at_ms: header.created_at_ms,
             dirty: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             unsound: AtomicBool::new(false),
             readers: AtomicU32::new(0),
             age: AtomicU64::new(u64::from(header.id)),

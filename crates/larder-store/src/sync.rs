@@ -41,6 +41,7 @@ impl GroupSync {
 
     /// The segment is being removed; nobody needs it durable.
     pub(crate) fn forget(&self, segment: &Arc<Segment>) {
+        segment.gone.store(true, Ordering::Release);
         self.dirty
             .lock()
             .retain(|other| !Arc::ptr_eq(other, segment));
@@ -79,7 +80,11 @@ impl GroupSync {
     fn round(&self) -> Option<io::Error> {
         let dirty = std::mem::take(&mut *self.dirty.lock());
         let mut failed = None;
+        // One after the other is let go of: an evicted one has to give its space back.
         for segment in dirty {
+            if segment.gone.load(Ordering::Acquire) {
+                continue;
+            }
             // Cleared first: a write that comes later marks the segment again.
             segment.dirty.store(false, Ordering::Release);
             if let Err(error) = segment.file.sync() {

@@ -28,7 +28,7 @@ const GROWTH_BYTES_MIN: u64 = 256 * 1024;
 const SPOOL_BYTES_MAX: u64 = 64 * 1024;
 /// A writer gives up after it has reclaimed this many times what it wants, which others took or which is slow to
 /// come free.
-const FREED_PART: u64 = 16;
+const FREED_PART: u64 = 8;
 /// How often a writer reclaims a segment because the disk is full although it said otherwise.
 const FULL_DISK_ATTEMPTS: u32 = 8;
 const ZEROS: [u8; ALIGN_BYTES as usize] = [0; ALIGN_BYTES as usize];
