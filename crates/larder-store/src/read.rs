@@ -196,12 +196,19 @@ impl Shared {
         let metadata = head.metadata_range();
         let body_start = header.body_start() as usize;
         let (metadata, body) = if header.body_bytes <= WHOLE_BYTES_MAX {
-            let record = Bytes::from(whole_record(&segment, slot, head, wait)?);
-            let body = record.slice(body_start..body_start + header.body_bytes as usize);
-            if crc32c::crc32c(&body) != header.body_crc && !self.has_bug(Bug::SkipBlockChecksums) {
+            let mut record = Bytes::from(whole_record(&segment, slot, head, wait)?);
+            let names = record.split_to(body_start);
+            record.truncate(header.body_bytes as usize);
+            if crc32c::crc32c(&record) != header.body_crc && !self.has_bug(Bug::SkipBlockChecksums)
+            {
                 return Err(Doubt::Unverified);
             }
-            (record.slice(metadata), Body::Whole(body))
+            let metadata = if metadata.is_empty() {
+                Bytes::new()
+            } else {
+                names.slice(metadata)
+            };
+            (metadata, Body::Whole(record))
         } else {
             let metadata = Bytes::copy_from_slice(&head.buffer[metadata]);
             (
