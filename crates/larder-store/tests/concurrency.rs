@@ -138,11 +138,8 @@ fn threads_that_write_read_replace_evict_and_save_never_see_wrong_bytes() {
         found.load(Ordering::Relaxed) > 100,
         "hardly anything was found"
     );
-    assert!(
-        pool.usage().evicted_entries > 10,
-        "hardly anything was evicted: {:?}",
-        pool.usage()
-    );
+    let written = pool.usage().written_bytes;
+    assert!(written > 2 * budget, "{written} bytes never needed reclaim");
     assert_eq!(pool.verify(&mut |_, _| true).corrupt, 0);
     pool.close().expect("closes");
     let before = pool.usage().entries;
