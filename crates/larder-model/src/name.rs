@@ -96,6 +96,7 @@ impl FromStr for ScopeLabel {
     }
 }
 
+/// Shows a type as its text: plainly to people, quoted with its name to developers.
 macro_rules! show_as_text {
     ($name:ident) => {
         impl fmt::Display for $name {
@@ -110,5 +111,7 @@ macro_rules! show_as_text {
         }
     };
 }
+pub(crate) use show_as_text;
+
 show_as_text!(WorkspaceName);
 show_as_text!(ScopeLabel);

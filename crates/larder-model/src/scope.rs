@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::name::{NameError, ScopeLabel};
+use crate::name::{NameError, ScopeLabel, show_as_text};
 
 /// The text of the trusted scope.
 const TRUSTED: &str = "trusted";
@@ -140,19 +140,5 @@ impl ReadPath {
     }
 }
 
-macro_rules! show_as_text {
-    ($name:ident) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}({})", stringify!($name), self.as_str())
-            }
-        }
-    };
-}
 show_as_text!(UntrustedScope);
 show_as_text!(Scope);
