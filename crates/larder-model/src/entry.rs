@@ -2,21 +2,49 @@
 
 use std::fmt;
 
+use crate::digest::DigestFunction;
+
 /// Whose key space a key belongs to. Each dialect's keys are its tool's own and mean nothing in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Dialect {
     /// Task hashes of Nx, `/v1/cache/{hash}`. Write-once: a key is a hash of inputs, an entry an assertion.
     Nx,
+    /// Blobs named by their own hash. Nothing else than a blob that has this hash can be an entry.
+    Cas(DigestFunction),
+    /// Action results of the Remote Execution API, by action digest and instance name. Assertions, and replaceable: a
+    /// build must be able to heal a result whose blobs are gone.
+    ActionResult,
+    /// What HTTP clients store as action results although it is none: private JSON, compiler outputs. Replaceable as well;
+    /// gRPC never sees it.
+    OpaqueActionResult,
 }
 
 impl Dialect {
     /// Every dialect, for tables and metrics.
-    pub const ALL: [Self; 1] = [Self::Nx];
+    pub const ALL: [Self; 5] = [
+        Self::Nx,
+        Self::Cas(DigestFunction::Sha256),
+        Self::Cas(DigestFunction::Blake3),
+        Self::ActionResult,
+        Self::OpaqueActionResult,
+    ];
 
     /// The dialect's number in storage keys. Never changes and is never used again for another.
     pub fn code(self) -> u8 {
         match self {
             Self::Nx => 1,
+            Self::Cas(DigestFunction::Sha256) => 2,
+            Self::Cas(DigestFunction::Blake3) => 3,
+            Self::ActionResult => 4,
+            Self::OpaqueActionResult => 5,
+        }
+    }
+
+    /// Whether a new entry takes the place of an old one in its scope (R4).
+    pub fn is_replaceable(self) -> bool {
+        match self {
+            Self::ActionResult | Self::OpaqueActionResult => true,
+            Self::Nx | Self::Cas(_) => false,
         }
     }
 
@@ -29,6 +57,10 @@ impl Dialect {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nx => "nx",
+            Self::Cas(DigestFunction::Sha256) => "cas.sha256",
+            Self::Cas(DigestFunction::Blake3) => "cas.blake3",
+            Self::ActionResult => "ac",
+            Self::OpaqueActionResult => "ac.opaque",
         }
     }
 

@@ -14,12 +14,14 @@
 
 #![forbid(unsafe_code)]
 
+mod digest;
 mod entry;
 mod name;
 mod policy;
 mod principal;
 mod scope;
 
+pub use digest::{BlobHash, Digest, DigestError, DigestFunction};
 pub use entry::{Dialect, EntryKey, EntryKeyError, WriterId};
 pub use name::{NameError, ScopeLabel, WorkspaceName};
 pub use policy::{AdminGrant, Policy, ReadGrant, Refusal, WriteGrant};

@@ -335,7 +335,15 @@ fn dialects_have_numbers_and_names_of_their_own() {
         assert_eq!(Dialect::from_code(dialect.code()), Some(dialect));
         assert_eq!(Dialect::from_name(dialect.name()), Some(dialect));
     }
-    assert_eq!(Dialect::Nx.code(), 1, "numbers are on disk");
+    let dialects = Dialect::ALL.map(|each| (each.code(), each.name(), each.is_replaceable()));
+    let table = [
+        (1, "nx", false),
+        (2, "cas.sha256", false),
+        (3, "cas.blake3", false),
+        (4, "ac", true),
+        (5, "ac.opaque", true),
+    ];
+    assert_eq!(dialects, table, "numbers are on disk");
     assert_eq!(Dialect::from_code(0), None);
     assert_eq!(Dialect::from_name("NX"), None);
 }
