@@ -72,6 +72,17 @@ impl HitBody {
         }
     }
 
+    /// Leaves out the bytes before `position`. For a body of which none has been taken yet.
+    pub(crate) fn skip_to(&mut self, position: u64) {
+        let position = position.min(self.remaining);
+        match &mut self.state {
+            State::Whole(bytes) => *bytes = bytes.slice(position as usize..),
+            State::Warm(reader) => reader.seek(position),
+            State::Cold(_) | State::Ended => return,
+        }
+        self.remaining -= position;
+    }
+
     /// How many bytes are still to come.
     pub fn remaining(&self) -> u64 {
         self.remaining

@@ -14,9 +14,12 @@ use crate::key::StorageKey;
 use crate::lanes::{COLD_READ_WAIT_MAX, Lane, Lanes, permits};
 use crate::metrics::{CacheCollector, CacheMetrics, KindSeries};
 use crate::pool::{PoolHandle, PoolPair};
-use crate::stream::Stream;
+use crate::spool::{Spool, Target};
+use crate::stream::{Keep, Proof, Stream};
 use crate::turns::ControlTurns;
-use crate::upload::{COLLECTED_BYTES_MAX, Draft, PutRefusal, PutStart, Sink, Upload};
+use crate::upload::{
+    COLLECTED_BYTES_MAX, CollectedBody, Collection, Draft, PutRefusal, PutStart, Sink, Upload,
+};
 
 /// The most bytes of an entry where nobody said otherwise: far above any task's output that is
 /// worth caching, and far below what would empty a pool.
@@ -65,7 +68,7 @@ pub struct Cache {
     own: HashMap<WorkspaceName, PoolPair>,
     limits: ArcSwap<CacheLimits>,
     metrics: CacheMetrics,
-    lanes: Lanes,
+    pub(crate) lanes: Lanes,
     pub(crate) control_turns: ControlTurns,
 }
 
@@ -119,10 +122,26 @@ impl Cache {
 
     /// Finds an entry: in `trusted` first, then in the caller's own scope (R2). Every doubt is a miss.
     pub async fn get(&self, grant: &ReadGrant, dialect: Dialect, key: &EntryKey) -> Option<Hit> {
+        self.get_from(grant, dialect, key, 0)
+            .await
+            .map(|(hit, _)| hit)
+    }
+
+    /// [`Cache::get`] from a step of the caller's read path on: 0 is `trusted`. Returns the step to go on
+    /// from as well, for callers that find an entry unfit and want the next scope's.
+    pub async fn get_from(
+        &self,
+        grant: &ReadGrant,
+        dialect: Dialect,
+        key: &EntryKey,
+        from: usize,
+    ) -> Option<(Hit, usize)> {
         let started = Instant::now();
-        let lane = self.lanes.of(grant.kind());
-        let found = self.find(grant, dialect, key, lane).await;
-        self.found(found, grant, dialect, started)
+        let name = |scope: &Scope| StorageKey::encode(grant.workspace(), scope, dialect, key);
+        let found = self.find(grant, &name, from, |_| true).await;
+        let (entry, next) = found.map_or((None, from), |(entry, next)| (Some(entry), next));
+        let hit = self.found(entry, grant, dialect, started)?;
+        Some((hit, next))
     }
 
     /// [`Cache::get`] for an answer that is at hand. [`NotAtHand`] says that there would be
@@ -135,20 +154,13 @@ impl Cache {
         key: &EntryKey,
     ) -> Result<Option<Hit>, NotAtHand> {
         let started = Instant::now();
-        let pair = self.pair(grant.workspace());
-        let mut found = None;
-        for scope in grant.path().scopes() {
-            let pool = pair.of(&scope).pool().ok_or(NotAtHand)?;
-            found = warm(pool, grant, &scope, dialect, key).map_err(|WouldBlock| NotAtHand)?;
-            if found.is_some() {
-                break;
-            }
-        }
+        let name = |scope: &Scope| StorageKey::encode(grant.workspace(), scope, dialect, key);
+        let found = self.find_at_hand(grant, name, |_| true)?;
         Ok(self.found(found, grant, dialect, started))
     }
 
     /// Counts a look-up that is over.
-    fn found(
+    pub(crate) fn found(
         &self,
         entry: Option<Entry>,
         grant: &ReadGrant,
@@ -173,32 +185,53 @@ impl Cache {
         })
     }
 
-    async fn find(
+    /// The first entry that `fits`, of those called `name` along the caller's read path behind its first
+    /// `from` steps; and the step behind it.
+    pub(crate) async fn find(
         &self,
         grant: &ReadGrant,
-        dialect: Dialect,
-        key: &EntryKey,
-        lane: &Lane,
-    ) -> Option<Entry> {
+        name: &(impl Fn(&Scope) -> StorageKey + Sync),
+        from: usize,
+        fits: impl Fn(&Entry) -> bool,
+    ) -> Option<(Entry, usize)> {
         let pair = self.pair(grant.workspace());
-        for scope in grant.path().scopes() {
+        for (step, scope) in grant.path().scopes().enumerate().skip(from) {
             let pool = pair.of(&scope).wait().await?;
-            let entry = if let Ok(entry) = warm(pool, grant, &scope, dialect, key) {
+            let entry = if let Ok(entry) = warm(pool, || name(&scope)) {
                 entry
             } else {
-                let key = StorageKey::encode(grant.workspace(), &scope, dialect, key)
-                    .as_bytes()
-                    .into();
-                read_cold(pool.clone(), key, lane).await?
+                let key = name(&scope).as_bytes().into();
+                read_cold(pool.clone(), key, self.lanes.of(grant.kind())).await?
             };
-            if entry.is_some() {
-                return entry;
+            if let Some(entry) = entry.filter(&fits) {
+                return Some((entry, step + 1));
             }
         }
         None
     }
 
-    /// Begins to store an entry of `size` bytes; `None` is a size that the writer does not know.
+    /// [`Cache::find`] without waiting for anything.
+    pub(crate) fn find_at_hand(
+        &self,
+        grant: &ReadGrant,
+        name: impl Fn(&Scope) -> StorageKey,
+        fits: impl Fn(&Entry) -> bool,
+    ) -> Result<Option<Entry>, NotAtHand> {
+        let pair = self.pair(grant.workspace());
+        for scope in grant.path().scopes() {
+            let pool = pair.of(&scope).pool().ok_or(NotAtHand)?;
+            let entry = warm(pool, || name(&scope)).map_err(|WouldBlock| NotAtHand)?;
+            let entry = entry.filter(&fits);
+            if entry.is_some() {
+                return Ok(entry);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Begins to store an entry of `size` bytes; `None` is a size that the writer does not know. An entry of
+    /// a replaceable dialect takes the place of the one in the writer's scope, any other one conflicts with
+    /// every entry that its writer can see (R4, R5).
     pub async fn put(
         &self,
         grant: &WriteGrant,
@@ -213,11 +246,7 @@ impl Cache {
         let start = self
             .begin(grant, dialect, key, size, metadata, &series)
             .await;
-        match &start {
-            Ok(PutStart::Upload(_)) => {}
-            Ok(PutStart::Exists) => series.exists(),
-            Err(refusal) => series.refused(*refusal),
-        }
+        series.count_start(&start);
         start
     }
 
@@ -231,7 +260,8 @@ impl Cache {
         series: &Arc<KindSeries>,
     ) -> Result<PutStart, PutRefusal> {
         let started = Instant::now();
-        if self.visible(grant.visible(), dialect, key).await? {
+        let replace = dialect.is_replaceable();
+        if !replace && self.visible(grant.visible(), dialect, key).await? {
             return Ok(PutStart::Exists);
         }
         let limit = self.entry_bytes_max(grant.workspace());
@@ -240,34 +270,75 @@ impl Cache {
         }
         let handle = self.pair(grant.workspace()).of(grant.scope());
         let pool = handle.wait().await.ok_or(PutRefusal::Unavailable)?;
-        let lane = self.lanes.of(grant.kind());
-        let draft = || Draft {
-            key: StorageKey::encode(grant.workspace(), grant.scope(), dialect, key),
-            metadata,
-            writer: grant.writer().0,
+        let intent = Intent {
+            draft: Draft {
+                key: StorageKey::encode(grant.workspace(), grant.scope(), dialect, key),
+                metadata,
+                check: 0,
+                writer: grant.writer().0,
+                replace,
+            },
+            declared: size,
+            limit,
+            proof: None,
+            started,
         };
-        let small = size.filter(|size| *size <= COLLECTED_BYTES_MAX);
+        self.admit(grant, pool, intent, series)
+    }
+
+    /// Finds the place where an entry's bytes can go.
+    pub(crate) fn admit(
+        &self,
+        grant: &WriteGrant,
+        pool: &Pool,
+        intent: Intent,
+        series: &Arc<KindSeries>,
+    ) -> Result<PutStart, PutRefusal> {
+        let Intent {
+            draft,
+            declared,
+            limit,
+            proof,
+            started,
+        } = intent;
+        let lane = self.lanes.of(grant.kind());
+        let small = declared.filter(|size| *size <= COLLECTED_BYTES_MAX);
+        // What an upload in memory decodes to would have no bound but the limit.
+        let small = small.filter(|_| {
+            proof
+                .as_ref()
+                .is_none_or(|proof| proof.keep == Keep::AsSent)
+        });
         let memory = small.and_then(|size| lane.memory(size as u32));
         let sink = if let (Some(size), Some(memory)) = (small, memory) {
-            Sink::Collected {
-                draft: Box::new(draft()),
+            Sink::Collected(Box::new(Collection {
+                draft,
                 pool: pool.clone(),
-                bytes: BytesMut::with_capacity(size as usize),
-                memory,
-            }
+                body: CollectedBody::Growing(BytesMut::with_capacity(size as usize), memory),
+                verification: proof.map(|proof| proof.verification),
+            }))
         } else {
-            let (reserved, most) = (size.unwrap_or(0), pool.body_bytes_max());
+            let stored_bytes = match &proof {
+                Some(proof) if proof.keep == Keep::Uncompressed => None,
+                _ => declared,
+            };
+            let (reserved, most) = (stored_bytes.unwrap_or(0), pool.body_bytes_max());
             let room = lane.rooms.hold(grant.workspace(), reserved, most);
             let room = room.ok_or(PutRefusal::Busy)?;
-            match pool.begin(&draft().record(), size) {
-                Ok(Begin::Upload(upload)) => Sink::Streamed(Stream::new(upload, room, lane)),
-                Ok(Begin::Exists) => return Ok(PutStart::Exists),
-                Err(error) => return Err(PutRefusal::of(&error)),
-            }
+            let target = if stored_bytes.is_some() {
+                match pool.begin(&draft.record(), stored_bytes) {
+                    Ok(Begin::Upload(upload)) => Target::Upload(upload),
+                    Ok(Begin::Exists) => return Ok(PutStart::Exists),
+                    Err(error) => return Err(PutRefusal::of(&error)),
+                }
+            } else {
+                Target::Spool(Box::new(Spool::new(draft, pool.clone(), lane.clone())))
+            };
+            Sink::Streamed(Stream::new(target, room, proof, lane))
         };
         Ok(PutStart::Upload(Upload {
             sink,
-            declared: size,
+            declared,
             received: 0,
             limit,
             durability: pool.durability(),
@@ -300,7 +371,7 @@ impl Cache {
         Ok(false)
     }
 
-    fn pair(&self, workspace: &WorkspaceName) -> &PoolPair {
+    pub(crate) fn pair(&self, workspace: &WorkspaceName) -> &PoolPair {
         self.own.get(workspace).unwrap_or(&self.shared)
     }
 
@@ -328,6 +399,18 @@ impl Cache {
     }
 }
 
+/// An entry that is about to be stored.
+pub(crate) struct Intent {
+    pub draft: Draft,
+    /// The bytes that will be sent, if the writer knows.
+    pub declared: Option<u64>,
+    /// The most bytes that may be sent.
+    pub limit: u64,
+    /// For a blob: how its bytes are looked at.
+    pub proof: Option<Proof>,
+    pub started: Instant,
+}
+
 /// A pool and whose it is.
 pub(crate) struct NamedPool<'a> {
     pub name: String,
@@ -337,15 +420,8 @@ pub(crate) struct NamedPool<'a> {
 }
 
 /// Reads what is in memory. The key lives on the stack, so no future should hold it.
-fn warm(
-    pool: &Pool,
-    grant: &ReadGrant,
-    scope: &Scope,
-    dialect: Dialect,
-    key: &EntryKey,
-) -> Result<Option<Entry>, WouldBlock> {
-    let key = StorageKey::encode(grant.workspace(), scope, dialect, key);
-    pool.get(key.as_bytes(), Wait::Never)
+fn warm(pool: &Pool, name: impl FnOnce() -> StorageKey) -> Result<Option<Entry>, WouldBlock> {
+    pool.get(name().as_bytes(), Wait::Never)
 }
 
 /// Reads where it may block. `None`: no turn at the disk came in time.

@@ -7,7 +7,9 @@
 //! The layout is part of the files on disk. A change gets a new version number, and keys of an
 //! unknown version belong to nobody: they are never served and only a purge of everything sees them.
 
-use larder_model::{Dialect, EntryKey, Scope, UntrustedScope, WorkspaceName};
+use larder_model::{
+    BlobHash, Dialect, DigestFunction, EntryKey, Scope, UntrustedScope, WorkspaceName,
+};
 
 /// The layout's version, the first byte of every key.
 const VERSION: u8 = 1;
@@ -30,6 +32,25 @@ impl StorageKey {
         dialect: Dialect,
         key: &EntryKey,
     ) -> Self {
+        let mut encoded = Self::before_key(workspace, scope, dialect);
+        encoded.append(key.as_bytes());
+        encoded
+    }
+
+    /// The storage key of a blob.
+    pub(crate) fn of_blob(
+        workspace: &WorkspaceName,
+        scope: &Scope,
+        function: DigestFunction,
+        hash: BlobHash,
+    ) -> Self {
+        let mut encoded = Self::before_key(workspace, scope, Dialect::Cas(function));
+        encoded.append(&hash.0);
+        encoded
+    }
+
+    /// Everything that comes before the entry's own key.
+    fn before_key(workspace: &WorkspaceName, scope: &Scope, dialect: Dialect) -> Self {
         let mut encoded = Self {
             bytes: [0; Self::BYTES_MAX],
             len: 0,
@@ -39,8 +60,13 @@ impl StorageKey {
             encoded.append(&[name.len() as u8]);
             encoded.append(name.as_bytes());
         }
-        encoded.append(key.as_bytes());
         encoded
+    }
+
+    /// The storage key of another blob of the same workspace, scope and function.
+    pub(crate) fn set_blob(&mut self, hash: BlobHash) {
+        self.len -= BlobHash::BYTES;
+        self.append(&hash.0);
     }
 
     /// The key's bytes.

@@ -9,9 +9,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_model::AccessKind;
+use larder_model::{AccessKind, WorkspaceName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::encoding::WindowMemory;
 use crate::room::Rooms;
 
 /// How many reads may block on the disk at once, in both lanes together: enough to keep an SSD
@@ -36,6 +37,14 @@ pub(crate) const STREAMED_WRITE_COUNT_MAX: usize = 64;
 /// The most bytes of unfinished uploads held in memory, in each lane.
 pub(crate) const UPLOAD_MEMORY_BYTES_MAX: usize = 64 << 20;
 
+/// How many pieces of answers are decoded or encoded at once, in both lanes together: as many as large machines have
+/// processors, and far fewer than the runtime has blocking threads.
+pub(crate) const RECODING_COUNT_MAX: usize = 64;
+
+/// The most bytes that the windows of zstd decoders may fill, in each lane. A workspace's quarter is the windows of a
+/// hundred streams as usual compressors make them, or one of the largest kind.
+pub(crate) const WINDOW_BYTES_MAX: u64 = 1 << 30;
+
 /// How long an upload may wait for its turn at the disk before it is refused. Turns are held by
 /// work and never by clients.
 pub(crate) const UPLOAD_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -46,7 +55,11 @@ pub(crate) struct Lane {
     pub cold_reads: Arc<Semaphore>,
     pub synced_writes: Arc<Semaphore>,
     pub streamed_writes: Arc<Semaphore>,
+    /// Turns at decoding and encoding what is read.
+    pub recoding: Arc<Semaphore>,
     upload_memory: Arc<Semaphore>,
+    window_memory: Arc<Semaphore>,
+    window_rooms: Arc<Rooms>,
     /// What unfinished uploads hold of the lane's pools.
     pub rooms: Arc<Rooms>,
 }
@@ -57,8 +70,20 @@ impl Lane {
             cold_reads: Arc::new(Semaphore::new(COLD_READ_COUNT_MAX / 2)),
             synced_writes: Arc::new(Semaphore::new(SYNCED_WRITE_COUNT_MAX / 2)),
             streamed_writes: Arc::new(Semaphore::new(STREAMED_WRITE_COUNT_MAX / 2)),
+            recoding: Arc::new(Semaphore::new(RECODING_COUNT_MAX / 2)),
             upload_memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_BYTES_MAX)),
+            window_memory: Arc::new(Semaphore::new((WINDOW_BYTES_MAX >> 10) as usize)),
+            window_rooms: Arc::default(),
             rooms: Arc::default(),
+        }
+    }
+
+    /// Where the decoders of a workspace get the memory for their windows.
+    pub(crate) fn windows(&self, workspace: &WorkspaceName) -> WindowMemory {
+        WindowMemory {
+            all: Arc::clone(&self.window_memory),
+            rooms: Arc::clone(&self.window_rooms),
+            workspace: workspace.clone(),
         }
     }
 

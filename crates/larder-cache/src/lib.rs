@@ -1,4 +1,4 @@
-//! The one thing a protocol may call: get, put and purge over grants.
+//! The one thing a protocol may call: get, put, find out what is missing and purge, over grants.
 //!
 //! Between the protocols, which know clients, and the store, which knows bytes, this crate keeps
 //! the law of scopes: where an entry lives, which entries a reader sees, what a write conflicts
@@ -10,7 +10,13 @@
 //! - Trusted and untrusted entries live in different pools, and every limit that callers compete
 //!   for (memory, threads) is counted apart for the two, so untrusted callers cannot slow trusted ones.
 //! - A read asks `trusted` first, then the caller's own scope (R2). A write conflicts only with
-//!   what its writer can see (R5) and waits for no other upload and no other client.
+//!   what its writer can see (R5) and waits for no other upload and no other client. An entry of a replaceable
+//!   dialect takes the place of an older one in its own scope alone (R4).
+//! - A blob ([`BlobName`]) is not there before its bytes have been hashed and, if they were sent compressed,
+//!   decompressed to their last byte, whoever sent them (G2). What [`Cache::find_missing`] says is there has the
+//!   size in its digest, can be read by whoever asked, and stays for the lease.
+//! - Hashing, encoding and decoding of more than 64 KiB happen off the async threads, so much at a time as the
+//!   lane allows. Nothing is allocated by what compressed bytes claim of themselves.
 //! - Doubt is a miss, or "not stored" (R6): a pool that is loading too long or broken, a full
 //!   queue, bytes that do not verify.
 //!
@@ -18,25 +24,34 @@
 
 #![forbid(unsafe_code)]
 
+mod blob;
 mod body;
 mod cache;
 mod control;
+mod encoding;
 mod key;
 mod lanes;
 mod metrics;
 mod pool;
+mod presence;
+mod recode;
 mod room;
+mod spool;
 mod stream;
 mod turns;
 mod upload;
+mod verify;
 
+pub use blob::{BlobHit, BlobName};
 pub use body::{BodyLost, HitBody};
 pub use cache::{Cache, CacheLimits, ENTRY_BYTES_MAX_DEFAULT, Hit, NotAtHand};
 pub use control::{
     ControlError, PoolReport, Purge, PurgeFilter, Purged, STATS_ROW_COUNT_MAX, Stats, StatsRow,
     Verified,
 };
+pub use encoding::Encoding;
 pub use key::{DecodedKey, StorageKey};
 pub use metrics::{Action, CacheCollector, CacheMetrics, Unfinished, WORKSPACE_LABEL_COUNT_MAX};
 pub use pool::{LOAD_WAIT_MAX, PoolHandle, PoolPair, PoolState};
+pub use recode::BlobBody;
 pub use upload::{PutRefusal, PutStart, Stored, Upload};

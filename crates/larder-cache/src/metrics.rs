@@ -21,7 +21,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
 use crate::pool::{PoolHandle, PoolState};
-use crate::upload::PutRefusal;
+use crate::upload::{PutRefusal, PutStart};
 
 /// How many workspaces have metrics of their own. A series costs memory here and in every
 /// scraper, and a server can have thousands of workspaces.
@@ -157,6 +157,15 @@ impl KindSeries {
         self.refused[refusal.reason_index()].fetch_add(1, Relaxed);
     }
 
+    /// Counts how a put began.
+    pub(crate) fn count_start(&self, start: &Result<PutStart, PutRefusal>) {
+        match start {
+            Ok(PutStart::Upload(_)) => {}
+            Ok(PutStart::Exists) => self.exists(),
+            Err(refusal) => self.refused(*refusal),
+        }
+    }
+
     fn idle(&self) -> bool {
         let used = |counter: &AtomicU64| counter.load(Relaxed) > 0;
         !([&self.hits, &self.misses, &self.stored, &self.exists]
@@ -200,6 +209,7 @@ struct Registered {
     workspaces: ArcSwap<HashMap<WorkspaceName, Arc<WorkspaceSeries>>>,
     others: WorkspaceSeries,
     denied: Family<[(&'static str, &'static str); 3], Counter>,
+    calls: Family<[(&'static str, &'static str); 3], Counter>,
     store_events: Family<[(&'static str, String); 2], Counter>,
 }
 
@@ -228,6 +238,13 @@ impl CacheMetrics {
             ("reason", reason),
         ];
         self.0.denied.get_or_create(&labels).inc();
+    }
+
+    /// Counts a call that has been answered. All three are of a few fixed texts, they become labels: the client
+    /// program, the call's name and how it ended.
+    pub fn call(&self, tool: &'static str, call: &'static str, status: &'static str) {
+        let labels = [("tool", tool), ("call", call), ("status", status)];
+        self.0.calls.get_or_create(&labels).inc();
     }
 
     /// Counts an upload that was begun with permission, was not refused by the cache, and is not stored.
@@ -527,11 +544,16 @@ impl Collector for CacheCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_requests(&mut encoder)?;
         self.encode_pools(&mut encoder)?;
-        let families: [(&str, &str, &dyn EncodeMetric); 2] = [
+        let families: [(&str, &str, &dyn EncodeMetric); 3] = [
             (
                 "larder_denied",
                 "Requests without permission",
                 &self.metrics.0.denied,
+            ),
+            (
+                "larder_remote_calls",
+                "Calls answered, by client program",
+                &self.metrics.0.calls,
             ),
             (
                 "larder_store_events",

@@ -62,7 +62,8 @@ impl Room {
         self.add(more)
     }
 
-    fn add(&mut self, bytes: u64) -> bool {
+    /// Holds `bytes` more. False: the workspace holds too much.
+    pub(crate) fn add(&mut self, bytes: u64) -> bool {
         let (own, limit) = (self.held, self.limit);
         let fits = self.rooms.change(|held| {
             let all = held.get(&self.workspace).copied().unwrap_or(0);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use larder_model::BlobHash;
 use larder_store::{Durability, NewRecord, Pool, Put, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -16,6 +17,7 @@ use crate::key::StorageKey;
 use crate::lanes::{Lane, UPLOAD_WAIT_MAX, permits};
 use crate::metrics::KindSeries;
 use crate::stream::Stream;
+use crate::verify::Verification;
 
 /// The largest body that is collected in memory: what the store hands out whole, and 86 % of all
 /// entries in real caches are far below it.
@@ -38,6 +40,17 @@ pub enum PutRefusal {
         /// What came, as far as it was read.
         received: u64,
     },
+    /// The bytes are not the blob that their name says.
+    #[error("the bytes have the hash {found}, not {expected}")]
+    DigestMismatch {
+        /// The hash in the name.
+        expected: BlobHash,
+        /// The hash of what came, uncompressed.
+        found: BlobHash,
+    },
+    /// The bytes were said to be compressed, and cannot be decompressed.
+    #[error("the body is not valid zstd, or needs too large a window")]
+    Undecodable,
     /// Everything in the pool is leased or being written, or the disk is full.
     #[error("there is no room left")]
     NoRoom,
@@ -51,9 +64,11 @@ pub enum PutRefusal {
 
 impl PutRefusal {
     /// The reasons' names in metrics, by [`PutRefusal::reason_index`].
-    pub(crate) const REASONS: [&'static str; 5] = [
+    pub(crate) const REASONS: [&'static str; 7] = [
         "too_large",
         "size_mismatch",
+        "digest_mismatch",
+        "undecodable",
         "no_room",
         "busy",
         "unavailable",
@@ -63,9 +78,11 @@ impl PutRefusal {
         match self {
             Self::TooLarge { .. } => 0,
             Self::SizeMismatch { .. } => 1,
-            Self::NoRoom => 2,
-            Self::Busy => 3,
-            Self::Unavailable => 4,
+            Self::DigestMismatch { .. } => 2,
+            Self::Undecodable => 3,
+            Self::NoRoom => 4,
+            Self::Busy => 5,
+            Self::Unavailable => 6,
         }
     }
 
@@ -108,7 +125,9 @@ pub enum Stored {
 pub(crate) struct Draft {
     pub key: StorageKey,
     pub metadata: Bytes,
+    pub check: u16,
     pub writer: u64,
+    pub replace: bool,
 }
 
 impl Draft {
@@ -116,20 +135,34 @@ impl Draft {
         NewRecord {
             key: self.key.as_bytes(),
             metadata: &self.metadata,
+            check: self.check,
             writer: self.writer,
-            replace: false,
+            replace: self.replace,
         }
     }
 }
 
 pub(crate) enum Sink {
-    Collected {
-        draft: Box<Draft>,
-        pool: Pool,
-        bytes: BytesMut,
-        memory: OwnedSemaphorePermit,
-    },
+    Collected(Box<Collection>),
     Streamed(Stream),
+}
+
+/// An entry that is stored with one call.
+pub(crate) struct Collection {
+    pub draft: Draft,
+    pub pool: Pool,
+    pub body: CollectedBody,
+    /// For a blob: what its bytes must be.
+    pub verification: Option<Verification>,
+}
+
+pub(crate) enum CollectedBody {
+    /// As it comes in, and the memory it may take.
+    Growing(
+        BytesMut,
+        #[expect(dead_code, reason = "given back when dropped")] OwnedSemaphorePermit,
+    ),
+    Whole(Bytes),
 }
 
 /// An entry on its way in. Dropping it stores nothing.
@@ -164,8 +197,11 @@ impl Upload {
             return Err(PutRefusal::SizeMismatch { declared, received });
         }
         match &mut self.sink {
-            Sink::Collected { bytes, .. } => {
-                bytes.extend_from_slice(&chunk);
+            Sink::Collected(collection) => {
+                match &mut collection.body {
+                    CollectedBody::Growing(bytes, _) => bytes.extend_from_slice(&chunk),
+                    CollectedBody::Whole(bytes) => *bytes = chunk,
+                }
                 Ok(())
             }
             Sink::Streamed(stream) => stream.write(chunk, &self.lane).await,
@@ -177,8 +213,12 @@ impl Upload {
     pub async fn take_turn(&mut self) -> Result<(), PutRefusal> {
         let turns = match (self.durability, &self.sink) {
             (Durability::Synced, _) => &self.lane.synced_writes,
+            (Durability::Written, Sink::Collected(collection)) if collection.is_heavy() => {
+                &self.lane.streamed_writes
+            }
+            (Durability::Written, Sink::Streamed(stream)) if !stream.is_heavy() => return Ok(()),
             (Durability::Written, Sink::Streamed(_)) => &self.lane.streamed_writes,
-            (Durability::Written, Sink::Collected { .. }) => return Ok(()),
+            (Durability::Written, Sink::Collected(_)) => return Ok(()),
         };
         if self.turn.is_none() {
             self.turn = permits(turns, 1, UPLOAD_WAIT_MAX).await;
@@ -222,26 +262,37 @@ impl Upload {
         match put {
             Ok(Put::Stored) => Ok(Stored::New),
             Ok(Put::Exists) => Ok(Stored::Exists),
-            Err(error) => Err(PutRefusal::of(&error)),
+            Err(refusal) => Err(refusal),
         }
     }
 }
 
 impl Sink {
-    fn commit(self) -> Result<Put, StoreError> {
+    fn commit(self) -> Result<Put, PutRefusal> {
         match self {
-            Self::Collected {
-                draft,
-                pool,
-                bytes,
-                memory,
-                ..
-            } => {
-                let put = pool.put(&draft.record(), &bytes);
-                drop(memory);
-                put
-            }
+            Self::Collected(collection) => collection.commit(),
             Self::Streamed(stream) => stream.finish(),
         }
+    }
+}
+
+impl Collection {
+    /// Whether looking at the blob is too much work for an async thread.
+    fn is_heavy(&self) -> bool {
+        let verification = self.verification.as_ref();
+        verification.is_some_and(Verification::is_heavy)
+    }
+
+    fn commit(self) -> Result<Put, PutRefusal> {
+        let body: &[u8] = match &self.body {
+            CollectedBody::Growing(bytes, _) => bytes,
+            CollectedBody::Whole(bytes) => bytes,
+        };
+        if let Some(mut verification) = self.verification {
+            verification.add(body, |_| Ok(()))?;
+            verification.finish()?;
+        }
+        let put = self.pool.put(&self.draft.record(), body);
+        put.map_err(|error| PutRefusal::of(&error))
     }
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use larder_store::{Body, Durability, NewRecord, Pool, PoolOptions, RealDisk, Wait};
+use larder_store::{Body, Durability, Lease, NewRecord, Pool, PoolOptions, RealDisk, Wait};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -69,6 +69,7 @@ fn put(pool: &Pool, number: u64, body: &[u8]) {
     let record = NewRecord {
         key: &key,
         metadata: &[],
+        check: 0,
         writer: 1,
         replace: false,
     };
@@ -134,7 +135,10 @@ fn put_and_get_small(dir: &Path) {
     );
     let began = Instant::now();
     for _ in 0..COUNT {
-        assert!(pool.lease(&key(next(&mut chance) % COUNT)));
+        assert!(
+            pool.lease(&key(next(&mut chance) % COUNT), Lease::Firm)
+                .is_some()
+        );
     }
     report(
         "lease, one thread",

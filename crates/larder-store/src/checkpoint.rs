@@ -298,7 +298,9 @@ fn read_checkpoint(file: &dyn File, keep: &dyn Fn(&Slot) -> bool) -> io::Result<
         return Ok(None);
     }
     let index = Index::new(header.hash_key);
+    let expected = header.slot_count.min(file_bytes / Slot::BYTES as u64);
     let mut kept = Vec::new();
+    let mut last_hash = None;
     loop {
         let head = read(8)?;
         let count = u32::from_le_bytes(head[0..4].try_into().expect("four bytes")) as usize;
@@ -310,10 +312,16 @@ fn read_checkpoint(file: &dyn File, keep: &dyn Fn(&Slot) -> bool) -> io::Result<
             return Ok(None);
         }
         let slots = block.chunks_exact(Slot::BYTES);
-        let slots = slots.map(|bytes| Slot::decode(bytes.try_into().expect("a slot's bytes")));
         kept.clear();
-        kept.extend(slots.filter(|slot| keep(slot)));
-        index.append_sorted(&kept, header.slot_count);
+        for bytes in slots {
+            let slot = Slot::decode(bytes.try_into().expect("a slot's bytes"));
+            // The index relies on the order.
+            if last_hash.replace(slot.hash) >= Some(slot.hash) {
+                return Ok(None);
+            }
+            kept.extend(Some(slot).filter(keep));
+        }
+        index.append_sorted(&kept, expected);
     }
     let covered = covered
         .chunks_exact(COVERED_BYTES)

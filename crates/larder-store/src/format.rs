@@ -22,6 +22,8 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
+use crate::lease::LeasePromise;
+
 /// The version in every header. A reader refuses a newer one.
 pub const FORMAT_VERSION: u32 = 1;
 /// Records start on multiples of this.
@@ -155,7 +157,8 @@ impl RecordKind {
 /// | 4 | 1 | format version |
 /// | 5 | 1 | kind: 1 entry, 2 tombstone, 3 filler |
 /// | 6 | 2 | key bytes |
-/// | 8 | 4 | metadata bytes |
+/// | 8 | 2 | metadata bytes |
+/// | 10 | 2 | check: the writer's, kept in the index as well |
 /// | 12 | 4 | CRC-32C of the body, or of the block table where there is one |
 /// | 16 | 8 | body bytes |
 /// | 24 | 8 | sequence: of two records of a key, the greater is the newer |
@@ -171,7 +174,9 @@ pub struct RecordHeader {
     /// Bytes of the key.
     pub key_bytes: u16,
     /// Bytes of the metadata.
-    pub metadata_bytes: u32,
+    pub metadata_bytes: u16,
+    /// The writer's, for comparisons that need no disk.
+    pub check: u16,
     /// CRC-32C of the body, or of the block table.
     pub body_crc: u32,
     /// Bytes of the body.
@@ -231,7 +236,8 @@ impl RecordHeader {
         bytes[4] = FORMAT_VERSION as u8;
         bytes[5] = self.kind.code();
         bytes[6..8].copy_from_slice(&self.key_bytes.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.metadata_bytes.to_le_bytes());
+        bytes[8..10].copy_from_slice(&self.metadata_bytes.to_le_bytes());
+        bytes[10..12].copy_from_slice(&self.check.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.body_crc.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.body_bytes.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.sequence.to_le_bytes());
@@ -254,7 +260,8 @@ impl RecordHeader {
         let header = Self {
             kind: RecordKind::from_code(bytes[5])?,
             key_bytes: u16_at(bytes, 6),
-            metadata_bytes: u32_at(bytes, 8),
+            metadata_bytes: u16_at(bytes, 8),
+            check: u16_at(bytes, 10),
             body_crc: u32_at(bytes, 12),
             body_bytes: u64_at(bytes, 16),
             sequence: u64_at(bytes, 24),
@@ -262,7 +269,7 @@ impl RecordHeader {
             writer: u64_at(bytes, 40),
         };
         let sane = usize::from(header.key_bytes) <= KEY_BYTES_MAX
-            && header.metadata_bytes as usize <= METADATA_BYTES_MAX
+            && usize::from(header.metadata_bytes) <= METADATA_BYTES_MAX
             && header.body_bytes <= BODY_BYTES_MAX;
         sane.then_some(Untagged {
             header,
@@ -285,6 +292,35 @@ impl RecordHeader {
     ) -> bool {
         let (key, metadata) = names.split_at(usize::from(self.key_bytes));
         tag(tag_key, offset, &bytes[..48], key, metadata) == u64_at(bytes, 48)
+    }
+}
+
+#[cfg(feature = "sim")]
+impl RecordHeader {
+    /// The header that recovery finds in the bytes of a record at a place, and whether it is live; for fuzzing.
+    pub fn found_in(
+        record: &[u8],
+        segment: u32,
+        salt: [u8; 16],
+        offset: u64,
+    ) -> Option<(Self, bool)> {
+        let Untagged { header, live } = Self::decode(record)?;
+        let names = record.get(RECORD_HEADER_BYTES..header.body_start() as usize)?;
+        let tag_key = TagKey { segment, salt };
+        let fits = Self::header_tag_fits(record, &tag_key, offset)
+            && header.tag_fits(record, &tag_key, offset, names);
+        fits.then_some((header, live))
+    }
+
+    /// The fields of a header whose tags nobody asks for; for fuzzing.
+    pub fn untagged(bytes: &[u8]) -> Option<Self> {
+        Self::decode(bytes).map(|untagged| untagged.header)
+    }
+
+    /// The header of a live record at a place; for fuzzing.
+    pub fn tagged(&self, segment: u32, salt: [u8; 16], offset: u64, names: &[u8]) -> [u8; 64] {
+        let (key, metadata) = names.split_at(usize::from(self.key_bytes));
+        self.encode(&TagKey { segment, salt }, offset, key, metadata)
     }
 }
 
@@ -361,18 +397,20 @@ impl Place {
 /// | 0 | 16 | keyed hash of the key (SipHash-2-4-128) |
 /// | 16 | 4 | segment id |
 /// | 20 | 4 | offset, in units of 16 bytes |
-/// | 24 | 4 | bit 31: used since it was written; bits 0 to 30: record bytes in units of 16, saturating |
-/// | 28 | 4 | when last reported present, Unix seconds, 0 for never |
+/// | 24 | 2 | bit 15: used since it was written; bits 0 to 14: record bytes in units of 16, saturating |
+/// | 26 | 2 | check, as in the record's header |
+/// | 28 | 4 | lease (see [`LeasePromise`]) |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot {
     pub(crate) hash: u128,
     pub(crate) place: Place,
-    size: u32,
-    pub(crate) leased_at_s: u32,
+    size: u16,
+    pub(crate) check: u16,
+    pub(crate) promise: LeasePromise,
 }
 
-const USED_BIT: u32 = 1 << 31;
-const UNITS_MAX: u32 = USED_BIT - 1;
+const USED_BIT: u16 = 1 << 15;
+const UNITS_MAX: u16 = USED_BIT - 1;
 
 impl Slot {
     /// Bytes of an encoded slot.
@@ -385,18 +423,20 @@ impl Slot {
             unit: 0,
         },
         size: 0,
-        leased_at_s: 0,
+        check: 0,
+        promise: LeasePromise::NONE,
     };
 
-    pub(crate) fn new(hash: u128, place: Place, record_bytes: u64) -> Self {
-        let units = u32::try_from(record_bytes / ALIGN_BYTES)
+    pub(crate) fn new(hash: u128, place: Place, record_bytes: u64, check: u16) -> Self {
+        let units = u16::try_from(record_bytes / ALIGN_BYTES)
             .unwrap_or(UNITS_MAX)
             .min(UNITS_MAX);
         Self {
             hash,
             place,
             size: units,
-            leased_at_s: 0,
+            check,
+            promise: LeasePromise::NONE,
         }
     }
 
@@ -417,7 +457,7 @@ impl Slot {
         };
     }
 
-    /// The record's bytes; `None` for one of 32 GiB or more, whose header has to be asked.
+    /// The record's bytes; `None` for one of about 512 KiB or more, whose header has to be asked.
     pub(crate) fn record_bytes(&self) -> Option<u64> {
         let units = self.size & UNITS_MAX;
         (units < UNITS_MAX).then_some(u64::from(units) * ALIGN_BYTES)
@@ -427,7 +467,8 @@ impl Slot {
         bytes.extend_from_slice(&self.hash.to_le_bytes());
         bytes.extend_from_slice(&self.place.encode());
         bytes.extend_from_slice(&self.size.to_le_bytes());
-        bytes.extend_from_slice(&self.leased_at_s.to_le_bytes());
+        bytes.extend_from_slice(&self.check.to_le_bytes());
+        bytes.extend_from_slice(&self.promise.encode());
     }
 
     pub(crate) fn decode(bytes: &[u8; Self::BYTES]) -> Self {
@@ -437,13 +478,14 @@ impl Slot {
                 segment: u32_at(bytes, 16),
                 unit: u32_at(bytes, 20),
             },
-            size: u32_at(bytes, 24),
-            leased_at_s: u32_at(bytes, 28),
+            size: u16_at(bytes, 24),
+            check: u16_at(bytes, 26),
+            promise: LeasePromise::decode(bytes[28..32].try_into().expect("four bytes")),
         }
     }
 }
 
-const CHECKPOINT_MAGIC: [u8; 8] = *b"LARDIDX1";
+const CHECKPOINT_MAGIC: [u8; 8] = *b"LARDIDX2";
 
 /// The first 64 bytes of a checkpoint. Behind it: `segment_count` times segment id (4), zero (4)
 /// and covered bytes (8), then their CRC-32C (4); then blocks of slots, each a count (4), the
@@ -451,7 +493,7 @@ const CHECKPOINT_MAGIC: [u8; 8] = *b"LARDIDX1";
 ///
 /// | at | bytes | field |
 /// |---|---|---|
-/// | 0 | 8 | magic `LARDIDX1` |
+/// | 0 | 8 | magic `LARDIDX2` |
 /// | 8 | 4 | format version |
 /// | 12 | 4 | number of segments |
 /// | 16 | 16 | key of the index's hash |

@@ -16,6 +16,7 @@ use parking_lot::{Condvar, Mutex};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::format::{Place, Slot};
+use crate::lease::Lease;
 
 const SHARD_COUNT: usize = 256;
 /// Slots of an empty shard's table.
@@ -218,15 +219,13 @@ impl Index {
             .map(|position| shard.table.slots[position])
     }
 
-    /// Whether the key has an entry; if so it is leased from `now_s` on.
-    pub(crate) fn lease(&self, hash: u128, now_s: u32) -> bool {
+    /// The check of the key's entry, if it has one; it is leased from `now_s` on.
+    pub(crate) fn lease(&self, hash: u128, lease: Lease, now_s: u32, lease_s: u32) -> Option<u16> {
         let mut shard = self.shard(hash).0.lock();
-        let Some(slot) = shard.table.get_mut(hash) else {
-            return false;
-        };
-        slot.leased_at_s = now_s;
+        let slot = shard.table.get_mut(hash)?;
+        slot.promise = slot.promise.with(lease, now_s, lease_s);
         slot.set_used(true);
-        true
+        Some(slot.check)
     }
 
     /// Claims a key for a writer about to complete its record. Waits for another writer of the same
@@ -263,7 +262,7 @@ impl Index {
         let replaced = slot.and_then(|mut slot| {
             // What was promised of the key holds for its new record.
             if let Some(old) = shard.table.get_mut(hash) {
-                slot.leased_at_s = old.leased_at_s;
+                slot.promise = old.promise;
                 slot.set_used(old.is_used());
             }
             self.count(shard.table.insert(slot))
@@ -315,7 +314,7 @@ impl Index {
 
     /// Takes the key out if nobody has leased it since `slot` was read. Returns the slot if somebody has.
     pub(crate) fn evict(&self, slot: &Slot) -> Option<Slot> {
-        let unchanged = |now: &Slot| now.place == slot.place && now.leased_at_s == slot.leased_at_s;
+        let unchanged = |now: &Slot| now.place == slot.place && now.promise == slot.promise;
         if self.remove_if(slot.hash, unchanged) {
             return None;
         }
@@ -393,7 +392,7 @@ mod tests {
     }
 
     fn slot(hash: u128, unit: u32) -> Slot {
-        Slot::new(hash, Place { segment: 1, unit }, 64)
+        Slot::new(hash, Place { segment: 1, unit }, 64, unit as u16)
     }
 
     proptest! {

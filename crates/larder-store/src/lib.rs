@@ -10,7 +10,8 @@
 //!   checksums or an error, never a clean end after wrong bytes.
 //! - Every doubt is a miss. What fails verification is a miss from then on, and an [`Event`].
 //! - The files together never take up more than the budget, not even while space is reclaimed.
-//! - An entry reported present by [`Pool::lease`] stays readable for the lease.
+//! - An entry reported present by [`Pool::lease`] stays readable for the lease; if that is a yielding one, unless a
+//!   write would be refused otherwise.
 //! - An acknowledged write survives the death of the process; with [`Durability::Synced`] also a
 //!   power cut.
 //! - One process at a time: [`DataDir`] holds the lock.
@@ -23,6 +24,7 @@ mod data_dir;
 mod disk;
 mod format;
 mod index;
+mod lease;
 mod pool;
 mod read;
 mod reclaim;
@@ -44,9 +46,12 @@ pub use format::{
     ALIGN_BYTES, BLOCK_BYTES, FORMAT_VERSION, HeaderError, KEY_BYTES_MAX, METADATA_BYTES_MAX,
     RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
+pub use lease::Lease;
 pub use pool::{
     Bug, Durability, Event, OpenError, POOL_BUDGET_BYTES_MIN, Pool, PoolOptions, StoreError, Usage,
 };
-pub use read::{Body, Entry, PIECE_BYTES_MAX, ReadError, Reader, WHOLE_BYTES_MAX, WouldBlock};
+pub use read::{
+    Body, Entry, EntryHead, PIECE_BYTES_MAX, ReadError, Reader, WHOLE_BYTES_MAX, WouldBlock,
+};
 pub use survey::{Purged, RecordHead, Verified};
 pub use write::{Begin, NewRecord, Put, Upload};

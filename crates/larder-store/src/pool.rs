@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::format::{Place, Slot};
 use crate::index::Index;
+use crate::lease::Lease;
 use crate::recover;
 use crate::segment::Segment;
 use crate::space::{Space, SpaceClaim};
@@ -43,7 +44,7 @@ pub struct PoolOptions {
     pub budget_bytes: u64,
     /// What an acknowledged write survives.
     pub durability: Durability,
-    /// How long an entry that was reported present stays readable.
+    /// How long an entry that was reported present by [`Pool::lease`] stays readable.
     pub lease: Duration,
     /// The pool evicts rather than leave less than this free on its disk.
     pub free_reserve_bytes: u64,
@@ -120,7 +121,7 @@ pub enum Event {
         /// What the operating system said.
         message: String,
     },
-    /// A write was refused: all that is left is leased or being written, or the disk is full.
+    /// A write was refused: all that is left is firmly leased or being written, or the disk is full.
     NoRoom {
         /// Bytes the write needed.
         bytes: u64,
@@ -316,12 +317,12 @@ impl Pool {
         shared.index.peek(shared.index.hash(key)).is_some()
     }
 
-    /// Whether the key has an entry; if so it stays readable for [`PoolOptions::lease`]. No disk access.
-    pub fn lease(&self, key: &[u8]) -> bool {
+    /// The check of the key's entry, if it has one; it stays readable for [`PoolOptions::lease`] from now on. No disk
+    /// access.
+    pub fn lease(&self, key: &[u8], lease: Lease) -> Option<u16> {
         let shared = &self.shared;
-        shared
-            .index
-            .lease(shared.index.hash(key), shared.clock.now_s())
+        let (hash, now_s) = (shared.index.hash(key), shared.clock.now_s());
+        shared.index.lease(hash, lease, now_s, shared.lease_s)
     }
 
     /// Changes the budget. A smaller one takes effect as segments are reclaimed, by and by.

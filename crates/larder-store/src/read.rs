@@ -7,10 +7,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use crate::disk::{Wait, read_exact_at};
 use crate::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, Slot};
+use crate::index::Index;
 use crate::pool::{Bug, Pool, Shared};
 use crate::segment::Segment;
 
@@ -34,6 +35,8 @@ pub struct WouldBlock;
 pub struct Entry {
     /// The writer's metadata.
     pub metadata: Bytes,
+    /// The writer's check.
+    pub check: u16,
     /// Who wrote it.
     pub writer: u64,
     /// When it was written, Unix milliseconds.
@@ -42,6 +45,21 @@ pub struct Entry {
     pub size: u64,
     /// The body.
     pub body: Body,
+}
+
+/// What is stored under a key, but for the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryHead {
+    /// The writer's metadata.
+    pub metadata: Bytes,
+    /// The writer's check.
+    pub check: u16,
+    /// Who wrote it.
+    pub writer: u64,
+    /// When it was written, Unix milliseconds.
+    pub written_at_ms: u64,
+    /// Bytes of the body.
+    pub size: u64,
 }
 
 /// An entry's body.
@@ -108,11 +126,24 @@ impl Head {
     }
 }
 
-/// Reads and verifies the head of the record that `slot` points to; of a small record the rest as well.
+/// How much of a small record is read with its head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// All of it: the body is wanted as well.
+    Wanted,
+    /// None on purpose.
+    Unwanted,
+}
+
+/// Reads and verifies the head of the record that `slot` points to.
 pub(crate) fn read_head(segment: &Segment, slot: &Slot, wait: Wait) -> Result<Head, Doubt> {
+    read_head_and(Rest::Unwanted, segment, slot, wait)
+}
+
+fn read_head_and(rest: Rest, segment: &Segment, slot: &Slot, wait: Wait) -> Result<Head, Doubt> {
     const WHOLE_RECORD_MAX: u64 = WHOLE_BYTES_MAX + HEAD_BYTES;
     let bytes = match slot.record_bytes() {
-        Some(bytes) if bytes <= WHOLE_RECORD_MAX => bytes,
+        Some(bytes) if rest == Rest::Wanted && bytes <= WHOLE_RECORD_MAX => bytes,
         Some(bytes) => bytes.min(HEAD_BYTES),
         None => HEAD_BYTES,
     };
@@ -147,40 +178,69 @@ impl Pool {
     /// The entry of a key. Every doubt is `None`. With [`Wait::Never`] nothing is read that is not in the page cache.
     pub fn get(&self, key: &[u8], wait: Wait) -> Result<Option<Entry>, WouldBlock> {
         let shared = &self.shared;
-        let hash = shared.index.hash(key);
+        shared.look_up(key, Index::get_used, |segment, slot| {
+            shared.open_entry(segment, slot, key, wait)
+        })
+    }
+
+    /// The same without the body, which is not read and need not be intact. Does not count as use.
+    pub fn head(&self, key: &[u8], wait: Wait) -> Result<Option<EntryHead>, WouldBlock> {
+        self.shared.look_up(key, Index::peek, |segment, slot| {
+            let head = read_head(&segment, slot, wait)?;
+            if head.key() != key {
+                return Err(Doubt::OtherKey);
+            }
+            Ok(EntryHead {
+                metadata: Bytes::copy_from_slice(head.metadata()),
+                check: head.header.check,
+                writer: head.header.writer,
+                written_at_ms: head.header.written_at_ms,
+                size: head.header.body_bytes,
+            })
+        })
+    }
+}
+
+impl Shared {
+    /// Finds a key's record and has it opened. What cannot be opened is a miss from then on.
+    fn look_up<T>(
+        &self,
+        key: &[u8],
+        find: fn(&Index, u128) -> Option<Slot>,
+        open: impl Fn(Arc<Segment>, &Slot) -> Result<T, Doubt>,
+    ) -> Result<Option<T>, WouldBlock> {
+        let hash = self.index.hash(key);
         for _ in 0..MOVES_MAX {
-            let Some(slot) = shared.index.get_used(hash) else {
+            let Some(slot) = find(&self.index, hash) else {
                 return Ok(None);
             };
             // Between the two look-ups reclaim may have moved the entry, or evicted it.
-            let Some(segment) = shared.segment(slot.place.segment) else {
+            let Some(segment) = self.segment(slot.place.segment) else {
                 continue;
             };
-            return match shared.open_entry(segment, &slot, key, wait) {
-                Ok(entry) => Ok(Some(entry)),
+            return match open(segment, &slot) {
+                Ok(found) => Ok(Some(found)),
                 Err(Doubt::WouldBlock) => Err(WouldBlock),
                 Err(Doubt::OtherKey) => {
                     // Of two keys with one hash, only one can be here.
-                    shared.index.remove(hash, slot.place);
+                    self.index.remove(hash, slot.place);
                     Ok(None)
                 }
                 Err(Doubt::Unverified) => {
-                    shared.lose(&slot);
+                    self.lose(&slot);
                     Ok(None)
                 }
                 Err(Doubt::Disk(error)) => {
                     // Present, and never to be had, would break builds again and again.
-                    shared.index.remove(hash, slot.place);
-                    shared.disk_failed("read", &error);
+                    self.index.remove(hash, slot.place);
+                    self.disk_failed("read", &error);
                     Ok(None)
                 }
             };
         }
         Ok(None)
     }
-}
 
-impl Shared {
     fn open_entry(
         self: &Arc<Self>,
         segment: Arc<Segment>,
@@ -188,7 +248,7 @@ impl Shared {
         key: &[u8],
         wait: Wait,
     ) -> Result<Entry, Doubt> {
-        let head = read_head(&segment, slot, wait)?;
+        let head = read_head_and(Rest::Wanted, &segment, slot, wait)?;
         if head.key() != key {
             return Err(Doubt::OtherKey);
         }
@@ -218,6 +278,7 @@ impl Shared {
         };
         Ok(Entry {
             metadata,
+            check: header.check,
             writer: header.writer,
             written_at_ms: header.written_at_ms,
             size: header.body_bytes,
@@ -280,6 +341,17 @@ impl Reader {
         }
     }
 
+    /// Bytes of the body.
+    pub fn size(&self) -> u64 {
+        self.header.body_bytes
+    }
+
+    /// Has the next piece start at this byte of the body, or the end come next if the body has no more. What is
+    /// handed out is verified like all else, by whole blocks.
+    pub fn seek(&mut self, position: u64) {
+        self.position = position.min(self.header.body_bytes);
+    }
+
     /// The next piece, at most [`PIECE_BYTES_MAX`] bytes, verified. `None` is the clean end.
     pub fn next(&mut self, wait: Wait) -> Result<Option<Bytes>, ReadError> {
         if self.position == self.header.body_bytes {
@@ -288,7 +360,7 @@ impl Reader {
         match self.read_piece(wait) {
             Ok(piece) => {
                 self.position += piece.len() as u64;
-                Ok(Some(Bytes::from(piece)))
+                Ok(Some(piece))
             }
             Err(Doubt::WouldBlock) => Err(ReadError::WouldBlock),
             Err(Doubt::Unverified | Doubt::OtherKey) => {
@@ -303,29 +375,27 @@ impl Reader {
         }
     }
 
-    /// Reads whole blocks from `position` on and verifies each.
-    fn read_piece(&mut self, wait: Wait) -> Result<Vec<u8>, Doubt> {
-        let bytes = PIECE_BYTES_MAX.min(self.header.body_bytes - self.position);
+    /// Reads whole blocks from the one with `position` in it on, verifies each and returns what is there from
+    /// `position` on.
+    fn read_piece(&mut self, wait: Wait) -> Result<Bytes, Doubt> {
+        let first = self.position / BLOCK_BYTES;
+        let start = first * BLOCK_BYTES;
+        let bytes = PIECE_BYTES_MAX.min(self.header.body_bytes - start);
         let body_start = self.slot.place.offset() + self.header.body_start();
         let mut piece = vec![0; bytes as usize];
-        read_exact_at(
-            &*self.segment.file,
-            &mut piece,
-            body_start + self.position,
-            wait,
-        )?;
+        read_exact_at(&*self.segment.file, &mut piece, body_start + start, wait)?;
         if self.header.table_bytes() == 0 {
-            return self
-                .check(crc32c::crc32c(&piece), self.header.body_crc)
-                .map(|()| piece);
+            self.check(crc32c::crc32c(&piece), self.header.body_crc)?;
+        } else {
+            self.load_table(first, wait)?;
+            for (number, block) in (first..).zip(piece.chunks(BLOCK_BYTES as usize)) {
+                let at = ((number - self.table_start) * 4) as usize;
+                let expected = self.table[at..at + 4].try_into().expect("four bytes");
+                self.check(crc32c::crc32c(block), u32::from_le_bytes(expected))?;
+            }
         }
-        let first = self.position / BLOCK_BYTES;
-        self.load_table(first, wait)?;
-        for (number, block) in (first..).zip(piece.chunks(BLOCK_BYTES as usize)) {
-            let at = ((number - self.table_start) * 4) as usize;
-            let expected = self.table[at..at + 4].try_into().expect("four bytes");
-            self.check(crc32c::crc32c(block), u32::from_le_bytes(expected))?;
-        }
+        let mut piece = Bytes::from(piece);
+        piece.advance((self.position - start) as usize);
         Ok(piece)
     }
 
@@ -339,11 +409,12 @@ impl Reader {
 
     /// Makes the checksums of a piece's blocks, from `first` on, available.
     fn load_table(&mut self, first: u64, wait: Wait) -> Result<(), Doubt> {
+        let blocks = self.header.table_bytes() / 4;
+        let last = (first + PIECE_BYTES_MAX / BLOCK_BYTES).min(blocks) - 1;
         let loaded = self.table_start..self.table_start + self.table.len() as u64 / 4;
-        if loaded.contains(&first) {
+        if loaded.contains(&first) && loaded.contains(&last) {
             return Ok(());
         }
-        let blocks = self.header.table_bytes() / 4;
         let count = TABLE_BLOCKS.min(blocks - first);
         let mut table = vec![0; (count * 4) as usize];
         let table_start = self.header.body_start() + self.header.body_bytes;
@@ -361,5 +432,5 @@ impl Drop for Reader {
     }
 }
 
-// A piece never straddles two loads of the table.
-const _: () = assert!(TABLE_BLOCKS.is_multiple_of(PIECE_BYTES_MAX / BLOCK_BYTES));
+// What is loaded of the table covers a piece, wherever that starts.
+const _: () = assert!(TABLE_BLOCKS >= PIECE_BYTES_MAX / BLOCK_BYTES);

@@ -3,8 +3,9 @@
 //! [`plan`] decides, from what lives in a segment, whether it can go and which entries are copied to
 //! the active segment first: those that are leased, because they were promised, and of those used
 //! since they were written as many as the bound allows. The bound keeps write amplification below 1.25 and a
-//! segment's eviction short. A segment in which too much is leased stays until the leases end;
-//! if all do, the write that wanted the space is refused.
+//! segment's eviction short. A segment in which too much is leased stays until the leases end. If all do, the
+//! write that wants the space has yielding leases count for no more than use; if that does not help either,
+//! it is refused.
 
 use std::io;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::format::{
     Place, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, STATE_DEAD,
     STATE_OFFSET, Slot, TagKey,
 };
+use crate::lease::{self, Honour};
 use crate::pool::{Bug, Event, Shared, StoreError};
 use crate::segment::Segment;
 use crate::walk::Walk;
@@ -44,42 +46,48 @@ pub(crate) enum Plan {
     Wait { until_s: u32 },
 }
 
-/// When an entry's lease ends, Unix seconds.
-fn lease_end(slot: &Slot, lease_s: u32) -> u32 {
-    slot.leased_at_s.saturating_add(lease_s)
+/// What a plan has to know of leases.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) now_s: u32,
+    /// How long a lease lasts.
+    pub(crate) lease_s: u32,
+    /// The leases that count. An entry with another is one that was used.
+    pub(crate) honour: Honour,
 }
 
-/// Whether an entry is leased. One that will be leased for more than twice as long as a lease lasts was leased with a
-/// clock that was wrong.
-fn is_leased(slot: &Slot, now_s: u32, lease_s: u32) -> bool {
-    slot.leased_at_s > 0
-        && lease_end(slot, lease_s) > now_s
-        && slot.leased_at_s <= now_s.saturating_add(lease_s)
+impl Terms {
+    /// When an entry's lease ends, Unix seconds, if it has one that counts.
+    fn leased_until_s(&self, resident: &Resident) -> Option<u32> {
+        let promise = resident.slot.promise;
+        promise.until(self.honour, self.now_s, self.lease_s)
+    }
+
+    fn is_leased(&self, resident: &Resident) -> bool {
+        self.leased_until_s(resident).is_some()
+    }
 }
 
 /// Decides what to do with a segment of `segment_bytes` in which `residents` live.
-pub(crate) fn plan(residents: &[Resident], segment_bytes: u64, now_s: u32, lease_s: u32) -> Plan {
-    let lease_end = |resident: &Resident| lease_end(&resident.slot, lease_s);
-    let is_leased = |resident: &&Resident| is_leased(&resident.slot, now_s, lease_s);
+pub(crate) fn plan(residents: &[Resident], segment_bytes: u64, terms: &Terms) -> Plan {
     if let [only] = residents
         && only.record_bytes > segment_bytes / LEASE_PART
     {
-        return match (is_leased(&only), only.slot.is_used()) {
-            (true, _) => Plan::Wait {
-                until_s: lease_end(only),
-            },
-            (false, true) => Plan::Renew,
-            (false, false) => Plan::Evict { carry: Vec::new() },
+        return match (terms.leased_until_s(only), only.slot.is_used()) {
+            (Some(until_s), _) => Plan::Wait { until_s },
+            (None, true) => Plan::Renew,
+            (None, false) => Plan::Evict { carry: Vec::new() },
         };
     }
-    let (leased, rest): (Vec<&Resident>, Vec<&Resident>) = residents.iter().partition(is_leased);
+    let (leased, rest): (Vec<&Resident>, Vec<&Resident>) = residents
+        .iter()
+        .partition(|resident| terms.is_leased(resident));
     let mut bytes: u64 = leased.iter().map(|resident| resident.record_bytes).sum();
     if bytes > segment_bytes / LEASE_PART {
-        let until_s = leased
+        let ends = leased
             .iter()
-            .map(|resident| lease_end(resident))
-            .min()
-            .unwrap_or(now_s);
+            .filter_map(|resident| terms.leased_until_s(resident));
+        let until_s = ends.min().unwrap_or(terms.now_s);
         return Plan::Wait { until_s };
     }
     let mut carry: Vec<Resident> = leased.into_iter().copied().collect();
@@ -94,49 +102,62 @@ pub(crate) fn plan(residents: &[Resident], segment_bytes: u64, now_s: u32, lease
 
 impl Shared {
     /// Makes some room, unless by now there is room for `wanted` bytes. Returns how many bytes came free or will
-    /// when their readers are done; 0 if nothing can go.
-    pub(crate) fn reclaim_one(self: &Arc<Self>, wanted: u64) -> u64 {
+    /// when their readers are done; 0 if nothing can go. With [`Honour::Firm`], which is for writes that would be
+    /// refused otherwise, yielding leases are broken if nothing else can go.
+    pub(crate) fn reclaim_one(self: &Arc<Self>, wanted: u64, honour: Honour) -> u64 {
         let _moving = self.moving.lock();
         let used = self.space.used();
         if used.saturating_add(wanted) <= self.limit() {
             return wanted;
         }
-        let mut sealed_active = false;
-        loop {
-            let Some(segment) = self.oldest_evictable() else {
-                // The active segment may hold what little there is.
-                if sealed_active {
-                    return self.drop_outsized_checkpoint();
-                }
+        match self.evict_honouring(honour) {
+            Ok(0) if honour == Honour::Firm => {
+                // The active segment may hold what little there is. Chores leave it alone: they would cut a pool
+                // in which much is leased into small pieces.
                 self.seal_active();
-                sealed_active = true;
-                continue;
-            };
-            let bytes = segment.disk_bytes();
-            match self.reclaim(&segment) {
-                Ok(true) => return bytes.max(1),
-                Ok(false) => {}
-                Err(error) => {
-                    self.disk_failed("reclaim a segment", &error);
-                    return 0;
+                match self.evict_honouring(honour) {
+                    Ok(0) => self.drop_outsized_checkpoint(),
+                    freed => freed.unwrap_or(0),
                 }
             }
+            Ok(0) => self.drop_outsized_checkpoint(),
+            freed => freed.unwrap_or(0),
         }
+    }
+
+    /// Evicts a segment in which all leases have ended, or else one in which those to honour have.
+    fn evict_honouring(self: &Arc<Self>, honour: Honour) -> io::Result<u64> {
+        match (self.evict_oldest(Honour::All), honour) {
+            (Ok(0) | Err(_), Honour::Firm) => self.evict_oldest(Honour::Firm),
+            (freed, _) => freed,
+        }
+    }
+
+    /// Evicts the oldest segment that can go. Returns how many bytes that frees. Needs [`Shared::moving`].
+    fn evict_oldest(self: &Arc<Self>, honour: Honour) -> io::Result<u64> {
+        while let Some(segment) = self.oldest_evictable(honour) {
+            let bytes = segment.disk_bytes();
+            let evicted = self
+                .reclaim(&segment, honour)
+                .inspect_err(|error| self.disk_failed("reclaim a segment", error))?;
+            if evicted {
+                return Ok(bytes.max(1));
+            }
+        }
+        Ok(0)
     }
 
     /// The oldest segment that nobody writes to and whose leases may have ended; of those that nobody reads, if
     /// there is one. What is evicted while it is read comes free only when its readers are done, so a few slow
     /// ones could drain the pool: together they hold on to a small part of it, and what more they read stays.
-    fn oldest_evictable(&self) -> Option<Arc<Segment>> {
+    fn oldest_evictable(&self, honour: Honour) -> Option<Arc<Segment>> {
         let now_s = self.clock.now_s();
         let budget = self.budget_bytes.load(Ordering::Relaxed);
         let left_to_readers = (budget / READERS_PART).saturating_sub(self.space.held_by_readers());
         let segments: Vec<_> = self.segments.read().values().cloned().collect();
         let evictable = segments.into_iter().filter(|segment| {
-            let until_s = segment.leased_until_s.load(Ordering::Relaxed);
-            // A clock that was set back must not make leases longer than they are.
-            let is_leased =
-                until_s > now_s && until_s <= now_s.saturating_add(self.lease_s.saturating_mul(2));
+            let until_s = segment.leased_until_s(honour).load(Ordering::Relaxed);
+            let is_leased = lease::lasts(until_s, now_s, self.lease_s);
             segment.is_idle()
                 && !is_leased
                 && (!segment.is_read() || segment.disk_bytes() <= left_to_readers)
@@ -144,14 +165,22 @@ impl Shared {
         evictable.min_by_key(|segment| (segment.is_read(), segment.age.load(Ordering::Relaxed)))
     }
 
+    fn terms(&self, honour: Honour) -> Terms {
+        Terms {
+            now_s: self.clock.now_s(),
+            lease_s: self.lease_s,
+            honour,
+        }
+    }
+
     /// Evicts a segment, or finds that it has to stay. Needs [`Shared::moving`].
-    fn reclaim(self: &Arc<Self>, segment: &Arc<Segment>) -> io::Result<bool> {
+    fn reclaim(self: &Arc<Self>, segment: &Arc<Segment>, honour: Honour) -> io::Result<bool> {
         let Residents {
             residents,
             all_seen,
         } = self.residents(segment);
-        let now_s = self.clock.now_s();
-        let mut carry = match plan(&residents, segment.tail(), now_s, self.lease_s) {
+        let terms = self.terms(honour);
+        let mut carry = match plan(&residents, segment.tail(), &terms) {
             Plan::Evict { carry } => carry,
             Plan::Renew => {
                 for resident in &residents {
@@ -161,14 +190,16 @@ impl Shared {
                 return Ok(false);
             }
             Plan::Wait { until_s } => {
-                segment.leased_until_s.store(until_s, Ordering::Relaxed);
+                segment
+                    .leased_until_s(honour)
+                    .store(until_s, Ordering::Relaxed);
                 return Ok(false);
             }
         };
         self.outdate_checkpoint(segment)?;
         let mut carried = 0;
         loop {
-            carried += self.carry_all(segment, &carry)?;
+            carried += self.carry_all(segment, &carry, honour)?;
             // What was leased while this went on has been promised as well.
             let leased = residents.iter().filter_map(|resident| {
                 let slot = self.index.evict(&resident.slot)?;
@@ -198,10 +229,15 @@ impl Shared {
     }
 
     /// Copies entries and makes the copies durable. Returns how many there are.
-    fn carry_all(self: &Arc<Self>, from: &Arc<Segment>, carry: &[Resident]) -> io::Result<u64> {
+    fn carry_all(
+        self: &Arc<Self>,
+        from: &Arc<Segment>,
+        carry: &[Resident],
+        honour: Honour,
+    ) -> io::Result<u64> {
         let mut copies = Vec::new();
         let outcome = carry.iter().try_for_each(|resident| {
-            copies.extend(self.carry(from, resident)?);
+            copies.extend(self.carry(from, resident, honour)?);
             Ok(())
         });
         let mut durable = true;
@@ -261,6 +297,7 @@ impl Shared {
         self: &Arc<Self>,
         from: &Segment,
         resident: &Resident,
+        honour: Honour,
     ) -> io::Result<Option<(Place, Arc<Segment>)>> {
         let slot = &resident.slot;
         let mut record = vec![0; resident.record_bytes as usize];
@@ -277,7 +314,7 @@ impl Shared {
         };
         let extent = match self.reserve_privileged(resident.record_bytes) {
             Ok(extent) => extent,
-            Err(StoreError::NoRoom) if !is_leased(slot, self.clock.now_s(), self.lease_s) => {
+            Err(StoreError::NoRoom) if !self.terms(honour).is_leased(resident) => {
                 return Ok(None);
             }
             Err(StoreError::Io(error)) => return Err(error),
@@ -329,86 +366,150 @@ pub(crate) fn verified_record(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Lease;
 
-    const NOW_S: u32 = 10_000;
+    // Multiples of what leases are counted in.
+    const NOW_S: u32 = 16_000;
     const LEASE_S: u32 = 3600;
+    const ALL: Terms = Terms {
+        now_s: NOW_S,
+        lease_s: LEASE_S,
+        honour: Honour::All,
+    };
+    const FIRM: Terms = Terms {
+        honour: Honour::Firm,
+        ..ALL
+    };
 
-    fn resident(unit: u32, record_bytes: u64, used: bool, leased_at_s: u32) -> Resident {
-        let mut slot = Slot::new(u128::from(unit), Place { segment: 1, unit }, record_bytes);
+    fn resident(unit: u32, record_bytes: u64, used: bool) -> Resident {
+        let place = Place { segment: 1, unit };
+        let mut slot = Slot::new(u128::from(unit), place, record_bytes, 0);
         slot.set_used(used);
-        slot.leased_at_s = leased_at_s;
         Resident { slot, record_bytes }
+    }
+
+    impl Resident {
+        fn leased(mut self, lease: Lease, at_s: u32) -> Self {
+            self.slot.promise = self.slot.promise.with(lease, at_s, LEASE_S);
+            self
+        }
     }
 
     #[test]
     fn what_was_never_used_goes() {
-        let residents = [resident(1, 100, false, 0), resident(2, 100, false, 0)];
-        assert_eq!(
-            plan(&residents, 1000, NOW_S, LEASE_S),
-            Plan::Evict { carry: vec![] }
-        );
+        let residents = [resident(1, 100, false), resident(2, 100, false)];
+        assert_eq!(plan(&residents, 1000, &ALL), Plan::Evict { carry: vec![] });
     }
 
     #[test]
     fn what_was_used_is_carried_up_to_a_fifth_of_the_segment() {
-        let residents: Vec<_> = (1..=10).map(|unit| resident(unit, 100, true, 0)).collect();
+        let residents: Vec<_> = (1..=10).map(|unit| resident(unit, 100, true)).collect();
         let expected = Plan::Evict {
             carry: residents[..2].to_vec(),
         };
-        assert_eq!(plan(&residents, 1000, NOW_S, LEASE_S), expected);
+        assert_eq!(plan(&residents, 1000, &ALL), expected);
     }
 
     #[test]
     fn what_is_leased_is_carried_before_what_was_used() {
         let residents = [
-            resident(1, 100, true, 0),
-            resident(2, 200, true, NOW_S - LEASE_S + 1),
-            resident(3, 200, false, NOW_S - LEASE_S),
+            resident(1, 100, true),
+            resident(2, 200, true).leased(Lease::Firm, NOW_S - LEASE_S + 1),
+            resident(3, 200, false).leased(Lease::Firm, NOW_S - LEASE_S),
         ];
         let expected = Plan::Evict {
             carry: vec![residents[1]],
         };
-        assert_eq!(plan(&residents, 1000, NOW_S, LEASE_S), expected);
+        assert_eq!(plan(&residents, 1000, &ALL), expected);
     }
 
     #[test]
     fn a_segment_that_is_mostly_leased_waits_for_the_first_lease_to_end() {
         let residents: Vec<_> = (1..=6)
-            .map(|unit| resident(unit, 100, true, NOW_S - unit))
+            .map(|unit| resident(unit, 100, true).leased(Lease::Firm, NOW_S - 16 * unit))
             .collect();
         let expected = Plan::Wait {
-            until_s: NOW_S - 6 + LEASE_S,
+            until_s: NOW_S - 16 * 6 + LEASE_S,
         };
-        assert_eq!(plan(&residents, 1000, NOW_S, LEASE_S), expected);
+        assert_eq!(plan(&residents, 1000, &ALL), expected);
     }
 
     #[test]
     fn a_lease_taken_with_a_clock_that_was_years_ahead_is_none() {
         let residents = [
-            resident(1, 600, false, NOW_S * 1000),
-            resident(2, 10, false, NOW_S + 1),
+            resident(1, 600, false).leased(Lease::Firm, NOW_S * 1000),
+            resident(2, 10, false).leased(Lease::Firm, NOW_S + 1),
         ];
         let expected = Plan::Evict {
             carry: vec![residents[1]],
         };
-        assert_eq!(plan(&residents, 1000, NOW_S, LEASE_S), expected);
+        assert_eq!(plan(&residents, 1000, &ALL), expected);
     }
 
     #[test]
     fn an_entry_with_a_segment_of_its_own_goes_round_again_if_it_was_used() {
-        let used = [resident(1, 900, true, 0)];
-        assert_eq!(plan(&used, 1000, NOW_S, LEASE_S), Plan::Renew);
-        let unused = [resident(1, 900, false, 0)];
+        let used = [resident(1, 900, true)];
+        assert_eq!(plan(&used, 1000, &ALL), Plan::Renew);
+        let unused = [resident(1, 900, false)];
+        assert_eq!(plan(&unused, 1000, &ALL), Plan::Evict { carry: vec![] });
+        let leased = [resident(1, 900, true).leased(Lease::Firm, NOW_S)];
         assert_eq!(
-            plan(&unused, 1000, NOW_S, LEASE_S),
-            Plan::Evict { carry: vec![] }
-        );
-        let leased = [resident(1, 900, true, NOW_S)];
-        assert_eq!(
-            plan(&leased, 1000, NOW_S, LEASE_S),
+            plan(&leased, 1000, &ALL),
             Plan::Wait {
                 until_s: NOW_S + LEASE_S
             }
         );
+    }
+
+    #[test]
+    fn yielding_leases_count_like_firm_ones_until_a_write_would_be_refused() {
+        let leased = |unit, bytes, lease| resident(unit, bytes, true).leased(lease, NOW_S);
+        let firm = |unit, bytes| leased(unit, bytes, Lease::Firm);
+        let yielding = |unit, bytes| leased(unit, bytes, Lease::Yielding);
+        let both = |unit, bytes| firm(unit, bytes).leased(Lease::Yielding, NOW_S);
+        let wait = || Plan::Wait {
+            until_s: NOW_S + LEASE_S,
+        };
+        let evict = |carry: &[Resident]| Plan::Evict {
+            carry: carry.to_vec(),
+        };
+        let table = [
+            // What lives there, what happens at first, and what if a write would be refused.
+            (vec![yielding(1, 600)], wait(), Plan::Renew),
+            (vec![firm(1, 600)], wait(), wait()),
+            (vec![both(1, 600)], wait(), wait()),
+            (vec![yielding(1, 300), yielding(2, 300)], wait(), evict(&[])),
+            (vec![firm(1, 300), both(2, 300)], wait(), wait()),
+            (
+                vec![yielding(1, 300), firm(2, 300)],
+                wait(),
+                evict(&[firm(2, 300)]),
+            ),
+            (
+                vec![yielding(1, 300), resident(2, 100, true)],
+                evict(&[yielding(1, 300)]),
+                evict(&[resident(2, 100, true)]),
+            ),
+            (
+                vec![yielding(1, 100), yielding(2, 150), firm(3, 100)],
+                evict(&[yielding(1, 100), yielding(2, 150), firm(3, 100)]),
+                evict(&[firm(3, 100), yielding(1, 100)]),
+            ),
+        ];
+        for (number, (residents, at_first, at_last)) in table.into_iter().enumerate() {
+            assert_eq!(plan(&residents, 1000, &ALL), at_first, "row {number}");
+            assert_eq!(plan(&residents, 1000, &FIRM), at_last, "row {number}");
+        }
+    }
+
+    #[test]
+    fn a_yielding_lease_outlasts_the_firm_one_it_was_taken_behind() {
+        let firm = resident(1, 600, false).leased(Lease::Firm, NOW_S - LEASE_S);
+        let both = firm.leased(Lease::Yielding, NOW_S - 16);
+        assert_eq!(plan(&[firm], 1000, &ALL), Plan::Evict { carry: vec![] });
+        assert!(
+            matches!(plan(&[both], 1000, &ALL), Plan::Wait { until_s } if until_s >= NOW_S + LEASE_S - 16)
+        );
+        assert_eq!(plan(&[both], 1000, &FIRM), Plan::Evict { carry: vec![] });
     }
 }

@@ -248,7 +248,7 @@ impl Shared {
             scanned += 1;
             end = found.offset + found.header.record_bytes();
             self.next_sequence
-                .fetch_max(found.header.sequence + 1, Ordering::Relaxed);
+                .fetch_max(found.header.sequence.saturating_add(1), Ordering::Relaxed);
             match found.header.kind {
                 RecordKind::Entry => {
                     let key = &walk.names()[..usize::from(found.header.key_bytes)];
@@ -276,7 +276,7 @@ impl Shared {
             }
             return;
         }
-        let mut slot = Slot::new(hash, place, found.header.record_bytes());
+        let mut slot = Slot::new(hash, place, found.header.record_bytes(), found.header.check);
         if !found.live || !self.body_verifies(segment, &slot, &found.header) {
             return;
         }
@@ -288,7 +288,7 @@ impl Shared {
             .sequence_at(known.place)
             .map(|sequence| (sequence, known.place.segment));
         let superseded = if known_order < Some((found.header.sequence, place.segment)) {
-            slot.leased_at_s = known.leased_at_s;
+            slot.promise = known.promise;
             self.index.restore(slot);
             known.place
         } else {

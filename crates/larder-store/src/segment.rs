@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::disk::{Disk, File};
 use crate::format::{SEGMENT_HEADER_BYTES, SegmentHeader, TagKey};
+use crate::lease::Honour;
 use crate::space::SpaceClaim;
 
 /// The file name of a segment.
@@ -42,7 +43,9 @@ pub(crate) struct Segment {
     /// Reclaim takes the least first.
     pub(crate) age: AtomicU64,
     /// Before this time, Unix seconds, reclaim need not look: too much in here is leased.
-    pub(crate) leased_until_s: AtomicU32,
+    leased_until_s: AtomicU32,
+    /// The same for reclaim that honours firm leases only.
+    firm_until_s: AtomicU32,
     /// What the last checkpoint covers.
     checkpointed: AtomicU64,
     flight: Mutex<Flight>,
@@ -106,6 +109,7 @@ impl Segment {
             readers: AtomicU32::new(0),
             age: AtomicU64::new(u64::from(header.id)),
             leased_until_s: AtomicU32::new(0),
+            firm_until_s: AtomicU32::new(0),
             checkpointed: AtomicU64::new(0),
             flight: Mutex::new(Flight {
                 claim,
@@ -175,6 +179,14 @@ impl Segment {
             flight.capacity = flight.tail;
             let tail = flight.tail;
             flight.claim.shrink_to(tail);
+        }
+    }
+
+    /// Before this time, Unix seconds, reclaim need not look here.
+    pub(crate) fn leased_until_s(&self, honour: Honour) -> &AtomicU32 {
+        match honour {
+            Honour::All => &self.leased_until_s,
+            Honour::Firm => &self.firm_until_s,
         }
     }
 

@@ -18,6 +18,8 @@ pub struct RecordHead<'a> {
     pub key: &'a [u8],
     /// The writer's metadata.
     pub metadata: &'a [u8],
+    /// The writer's check.
+    pub check: u16,
     /// Who wrote it.
     pub writer: u64,
     /// When it was written, Unix milliseconds.
@@ -29,6 +31,7 @@ pub struct RecordHead<'a> {
 impl<'a> RecordHead<'a> {
     fn of(head: &'a Head) -> Self {
         let RecordHeader {
+            check,
             writer,
             written_at_ms,
             body_bytes: size,
@@ -37,6 +40,7 @@ impl<'a> RecordHead<'a> {
         Self {
             key: head.key(),
             metadata: head.metadata(),
+            check,
             writer,
             written_at_ms,
             size,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::disk::Wait;
 use crate::format::Slot;
+use crate::lease::Honour;
 use crate::pool::{Durability, Pool, Shared, StoreError};
 use crate::read::{Doubt, read_head};
 
@@ -132,7 +133,7 @@ impl Shared {
         let deficit = self.deficit();
         let mut freed = 0;
         while freed < deficit && self.is_low() {
-            match self.reclaim_one(self.free_wanted()) {
+            match self.reclaim_one(self.free_wanted(), Honour::All) {
                 0 => break,
                 more => freed += more,
             }

@@ -15,6 +15,7 @@ use crate::format::{
     SegmentHeader, Slot, TOMBSTONE_BYTES, record_bytes,
 };
 use crate::index::Claim;
+use crate::lease::Honour;
 use crate::pool::{Bug, Durability, Event, Pool, Shared, StoreError};
 use crate::segment::Segment;
 use crate::space::{DISK_BLOCK_BYTES, SpaceClaim};
@@ -40,6 +41,8 @@ pub struct NewRecord<'a> {
     pub key: &'a [u8],
     /// Opaque metadata that comes back with the entry, at most [`METADATA_BYTES_MAX`] bytes.
     pub metadata: &'a [u8],
+    /// Opaque as well, and kept in memory: what [`Pool::lease`] returns without asking the disk.
+    pub check: u16,
     /// Who writes.
     pub writer: u64,
     /// Whether an existing entry of this key is replaced; otherwise keys are write-once.
@@ -114,6 +117,7 @@ impl Drop for Extent {
             kind: RecordKind::Filler,
             key_bytes: 0,
             metadata_bytes: 0,
+            check: 0,
             body_crc: 0,
             body_bytes: filler_body_bytes(self.bytes),
             sequence: 0,
@@ -156,11 +160,10 @@ impl<'a> KeyClaim<'a> {
         }
     }
 
-    fn settle(mut self, place: Place, record_bytes: u64) -> Option<Slot> {
+    fn settle(mut self, place: Place, header: &RecordHeader) -> Option<Slot> {
         self.settled = true;
-        self.shared
-            .index
-            .settle(Slot::new(self.hash, place, record_bytes))
+        let slot = Slot::new(self.hash, place, header.record_bytes(), header.check);
+        self.shared.index.settle(slot)
     }
 }
 
@@ -219,6 +222,7 @@ impl Pool {
             sink,
             key: record.key.into(),
             metadata: record.metadata.into(),
+            check: record.check,
             writer: record.writer,
             replace: record.replace,
             declared: size,
@@ -242,6 +246,7 @@ pub struct Upload {
     sink: Sink,
     key: Box<[u8]>,
     metadata: Box<[u8]>,
+    check: u16,
     writer: u64,
     replace: bool,
     declared: Option<u64>,
@@ -276,6 +281,11 @@ impl Upload {
         self.checksums.update(piece);
         self.received = received;
         Ok(())
+    }
+
+    /// Changes [`NewRecord::check`], for a writer who knows it only when the body has come.
+    pub fn set_check(&mut self, check: u16) {
+        self.check = check;
     }
 
     fn body_start(&self) -> u64 {
@@ -324,6 +334,7 @@ impl Upload {
         let record = NewRecord {
             key: &self.key,
             metadata: &self.metadata,
+            check: self.check,
             writer: self.writer,
             replace: self.replace,
         };
@@ -424,7 +435,8 @@ impl Shared {
         RecordHeader {
             kind: RecordKind::Entry,
             key_bytes: record.key.len() as u16,
-            metadata_bytes: record.metadata.len() as u32,
+            metadata_bytes: record.metadata.len() as u16,
+            check: record.check,
             body_crc,
             body_bytes,
             sequence: self.next_sequence(),
@@ -455,7 +467,7 @@ impl Shared {
         self.counters
             .written_records
             .fetch_add(1, Ordering::Relaxed);
-        let replaced = claim.settle(extent.place(), header.record_bytes());
+        let replaced = claim.settle(extent.place(), header);
         extent.land();
         if let Some(old) = replaced {
             self.bury(old.hash, old.place);
@@ -504,6 +516,7 @@ impl Shared {
             kind: RecordKind::Tombstone,
             key_bytes: 0,
             metadata_bytes: 0,
+            check: 0,
             body_crc: crc32c::crc32c(&body),
             body_bytes: body.len() as u64,
             sequence: self.next_sequence(),
@@ -628,7 +641,7 @@ impl Shared {
                 Err(StoreError::Io(error)) if is_full(&error) => {}
                 made => return made,
             }
-            if self.reclaim_one(u64::MAX) == 0 {
+            if self.reclaim_one(u64::MAX, Honour::Firm) == 0 {
                 break;
             }
         }
@@ -676,7 +689,7 @@ impl Shared {
             if freed > FREED_PART * wanted {
                 return Err(self.no_room(bytes));
             }
-            match self.reclaim_one(wanted) {
+            match self.reclaim_one(wanted, Honour::Firm) {
                 0 => return Err(self.no_room(bytes)),
                 more => freed += more,
             }

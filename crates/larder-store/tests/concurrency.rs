@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use larder_store::{
-    Begin, Body, DataDir, Durability, NewRecord, OpenError, Pool, PoolOptions, Put, RealDisk, Wait,
+    Begin, Body, DataDir, Durability, Lease, NewRecord, OpenError, Pool, PoolOptions, Put,
+    RealDisk, Wait,
 };
 
 fn open(dir: &Path, options: PoolOptions) -> Pool {
@@ -32,10 +33,16 @@ fn is_body_of(key: u64, bytes: &[u8]) -> bool {
     word >> 32 == key && bytes.chunks(8).all(|chunk| chunk == first)
 }
 
+/// What every writer of a key says of it.
+fn check(key: u64, writer: u64) -> u16 {
+    (key * 8 + writer) as u16
+}
+
 fn read_all(pool: &Pool, key: u64) -> Option<Vec<u8>> {
     let entry = pool
         .get(&key.to_le_bytes(), Wait::Allowed)
         .expect("may wait")?;
+    assert_eq!(entry.check, check(key, entry.writer), "key {key}");
     match entry.body {
         Body::Whole(bytes) => Some(bytes.to_vec()),
         Body::Stream(mut reader) => {
@@ -57,6 +64,7 @@ fn write(pool: &Pool, key: u64, writer: u64, bytes: usize, replace: bool) {
     let record = NewRecord {
         key: &name,
         metadata: &[],
+        check: check(key, writer),
         writer,
         replace,
     };
@@ -76,11 +84,10 @@ fn write(pool: &Pool, key: u64, writer: u64, bytes: usize, replace: bool) {
 }
 
 #[test]
-fn threads_that_write_read_replace_evict_and_save_never_see_wrong_bytes() {
+fn threads_that_write_read_lease_replace_evict_and_save_never_see_wrong_bytes() {
     let dir = tempfile::tempdir().expect("a directory");
     let budget = 8 << 20;
     let options = PoolOptions {
-        lease: Duration::ZERO,
         free_reserve_bytes: 0,
         ..PoolOptions::new(budget)
     };
@@ -115,6 +122,11 @@ fn threads_that_write_read_replace_evict_and_save_never_see_wrong_bytes() {
                             0..=4 => write(pool, key, writer, bytes, (chance >> 5) % 2 == 0),
                             5 if (chance >> 40).is_multiple_of(16) => {
                                 pool.remove(&key.to_le_bytes()).expect("removes");
+                            }
+                            5 => {
+                                let leased = pool.lease(&key.to_le_bytes(), Lease::Yielding);
+                                let is_its = |check: u16| u64::from(check / 8) == key;
+                                assert!(leased.is_none_or(is_its), "key {key}: {leased:?}");
                             }
                             _ => {
                                 if let Some(bytes) = read_all(pool, key) {
@@ -168,6 +180,7 @@ fn of_writers_who_race_for_a_write_once_key_one_wins_and_the_others_hear_so() {
                             let record = NewRecord {
                                 key: &name,
                                 metadata: &[],
+                                check: 0,
                                 writer,
                                 replace: false,
                             };
@@ -194,6 +207,7 @@ fn a_stalled_upload_holds_up_nobody_and_leaves_nothing() {
     let record = NewRecord {
         key: b"k",
         metadata: &[],
+        check: 0,
         writer: 1,
         replace: false,
     };
@@ -228,6 +242,7 @@ fn readers_read_evicted_entries_to_the_end_and_cannot_drain_the_pool() {
         let record = NewRecord {
             key: &name,
             metadata: &[],
+            check: 0,
             writer: 1,
             replace: false,
         };

@@ -13,8 +13,8 @@ use std::time::Duration;
 use hook::{MIB, Operation, Stand, fill, is_readable, key, put, record};
 use larder_store::sim::Faults;
 use larder_store::{
-    Begin, Disk, Durability, File, KEY_BYTES_MAX, METADATA_BYTES_MAX, Put, SEGMENT_HEADER_BYTES,
-    SegmentHeader, StoreError, Upload, Wait,
+    Begin, Disk, Durability, File, KEY_BYTES_MAX, Lease, METADATA_BYTES_MAX, Put,
+    SEGMENT_HEADER_BYTES, SegmentHeader, StoreError, Upload, Wait,
 };
 
 const FIRST_SEGMENT: &str = "pool/00000001.seg";
@@ -57,7 +57,7 @@ fn an_entry_whose_header_rotted_goes_with_its_segment() {
     fill_until_the_first_segment_goes(&stand, 0);
     let contained = stand.pool.contains(b"rotten");
     assert!(!contained, "contained, but in no segment");
-    let promised = stand.pool.lease(b"rotten");
+    let promised = stand.pool.lease(b"rotten", Lease::Firm).is_some();
     assert!(!promised, "promised, but in no segment");
     let stored = stand.pool.put(&record(b"rotten"), b"x");
     assert_eq!(stored.expect("there is room"), Put::Stored);
@@ -74,7 +74,10 @@ fn an_entry_that_cannot_be_read_is_absent_and_can_be_stored_again() {
     });
     assert!(!is_readable(&stand.pool, b"k"));
     assert!(!stand.pool.contains(b"k"), "a miss, but contained");
-    assert!(!stand.pool.lease(b"k"), "a miss, but promised");
+    assert!(
+        stand.pool.lease(b"k", Lease::Firm).is_none(),
+        "a miss, but promised"
+    );
     stand.sim.set_faults(Faults::default());
     let stored = stand.pool.put(&record(b"k"), b"x").expect("there is room");
     assert_eq!(stored, Put::Stored);

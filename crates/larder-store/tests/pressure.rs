@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use hook::{MIB, Operation, Stand, fill, is_readable, key, put, record};
 use larder_store::sim::SimDisk;
-use larder_store::{Begin, Disk, Durability, NewRecord, Pool, PoolOptions, StoreError, Wait};
+use larder_store::{
+    Begin, Disk, Durability, Lease, NewRecord, Pool, PoolOptions, StoreError, Wait,
+};
 
 const YEAR: Duration = Duration::from_hours(365 * 24);
 
@@ -36,7 +38,10 @@ fn what_is_leased_while_its_segment_is_reclaimed_stays() {
         let is_segment = call.path.extension().is_some_and(|end| end == "seg");
         let syncs_copies = is_segment && call.is(Operation::Sync) && pool.usage().carried_bytes > 0;
         if syncs_copies && !lease_taken.swap(true, Ordering::SeqCst) {
-            assert!(pool.lease(&key(1)), "its segment is still there");
+            assert!(
+                pool.lease(&key(1), Lease::Firm).is_some(),
+                "its segment is still there"
+            );
         }
         Ok(())
     });
@@ -59,10 +64,114 @@ fn a_replacement_inherits_the_lease() {
         ..record(b"k")
     };
     stand.pool.put(&replacing, b"one").expect("stored");
-    assert!(stand.pool.lease(b"k"));
+    assert!(stand.pool.lease(b"k", Lease::Firm).is_some());
     stand.pool.put(&replacing, b"two").expect("stored");
     assert_eq!(fill(&stand.pool, 0..2000, 1000), 0);
     assert!(is_readable(&stand.pool, b"k"), "leased, and gone");
+}
+
+/// Fills a pool, taking `lease` of every entry as it comes, and writes three times as much again, which gets `later`.
+/// How many of the later writes are refused, and which of the first entries are readable in the end.
+fn check_leased_throughout(
+    bytes: usize,
+    lease: fn(u64) -> Lease,
+    later: Lease,
+) -> (usize, Vec<u64>) {
+    let stand = Stand::new(7, MIB, Durability::Written);
+    let store = |number, lease| {
+        let stored = put(&stand.pool, &key(number), bytes).is_ok();
+        assert!(!stored || stand.pool.lease(&key(number), lease).is_some());
+        stored
+    };
+    // Some of the budget is kept for reclaim.
+    let first = MIB * 3 / 4 / bytes as u64;
+    assert!((0..first).all(|number| store(number, lease(number))));
+    let more = 1_000_000..1_000_000 + 3 * MIB / bytes as u64;
+    let refused = more.filter(|number| !store(*number, later)).count();
+    let readable = (0..first).filter(|number| is_readable(&stand.pool, &key(*number)));
+    (refused, readable.collect())
+}
+
+#[test]
+fn a_pool_in_which_everything_is_leased_takes_writes_if_the_leases_yield_and_refuses_them_if_not() {
+    for bytes in [1000, 3900, 40_000] {
+        let all: Vec<u64> = (0..MIB * 3 / 4 / bytes as u64).collect();
+        let (refused, readable) =
+            check_leased_throughout(bytes, |_| Lease::Yielding, Lease::Yielding);
+        assert_eq!(
+            refused, 0,
+            "{bytes} bytes: refused, though the leases yield"
+        );
+        assert!(
+            readable.len() * 10 < all.len(),
+            "{bytes} bytes: {readable:?} pinned"
+        );
+        let (refused, readable) = check_leased_throughout(bytes, |_| Lease::Firm, Lease::Firm);
+        assert!(refused > 0, "{bytes} bytes: nothing was refused");
+        assert_eq!(readable, all, "{bytes} bytes: leased, and gone");
+    }
+}
+
+#[test]
+fn of_a_mixed_pool_the_firmly_leased_stay_and_no_write_is_refused() {
+    fn lease(number: u64) -> Lease {
+        let firm = number.is_multiple_of(3);
+        if firm { Lease::Firm } else { Lease::Yielding }
+    }
+    for bytes in [1000, 3900, 40_000] {
+        let (refused, readable) = check_leased_throughout(bytes, lease, Lease::Yielding);
+        assert_eq!(refused, 0, "{bytes} bytes");
+        let firm = (0..MIB * 3 / 4 / bytes as u64).filter(|number| lease(*number) == Lease::Firm);
+        let lost: Vec<u64> = firm.filter(|number| !readable.contains(number)).collect();
+        assert!(
+            lost.is_empty(),
+            "{bytes} bytes: {lost:?} are firmly leased, and gone"
+        );
+    }
+}
+
+#[test]
+fn a_lease_that_yields_holds_as_long_as_anything_else_can_go() {
+    let stand = Stand::new(7, MIB, Durability::Written);
+    for number in 0..300 {
+        put(&stand.pool, &key(number), 1000).expect("there is room");
+        assert!(stand.pool.lease(&key(number), Lease::Yielding).is_some());
+    }
+    assert_eq!(fill(&stand.pool, 300..5000, 1000), 0);
+    let gone = (0..300).filter(|number| !is_readable(&stand.pool, &key(*number)));
+    assert_eq!(gone.count(), 0);
+    assert!(stand.pool.usage().evicted_entries > 3000);
+}
+
+#[test]
+fn the_segment_that_is_being_filled_goes_when_nothing_else_can() {
+    let stand = Stand::new(7, MIB, Durability::Written);
+    put(&stand.pool, b"small", 100).expect("there is room");
+    // Nobody can take their room from uploads under way.
+    let mut uploads = Vec::new();
+    while let Ok(Begin::Upload(upload)) = stand.pool.begin(&record(b"k"), Some(20_000)) {
+        uploads.push(upload);
+    }
+    assert!(uploads.len() > 20, "{}", uploads.len());
+    assert!(
+        !stand.pool.contains(b"small"),
+        "refused, though it could go"
+    );
+}
+
+#[test]
+fn chores_break_no_lease_before_a_write_asks_for_it() {
+    let stand = Stand::new(7, MIB, Durability::Written);
+    for number in 0..3 * MIB / 1000 {
+        put(&stand.pool, &key(number), 1000).expect("the leases yield");
+        assert!(stand.pool.lease(&key(number), Lease::Yielding).is_some());
+        let evicted = stand.pool.usage().evicted_entries;
+        stand.pool.do_chores();
+        assert_eq!(stand.pool.usage().evicted_entries, evicted);
+    }
+    let usage = stand.pool.usage();
+    assert!(usage.evicted_entries > 0, "never in want of room");
+    assert!(usage.segments <= 70, "cut into small pieces: {usage:?}");
 }
 
 #[test]
@@ -87,7 +196,7 @@ fn check_room_after_leases(bytes: usize, step_ms: u64, chores_every: u64) {
             "{bytes} bytes, {step_ms} ms, chores every {chores_every} writes: refused after the leases have ended"
         );
         if stored {
-            assert!(stand.pool.lease(&key(number)));
+            assert!(stand.pool.lease(&key(number), Lease::Firm).is_some());
             stand.pass(Duration::from_millis(step_ms));
         } else {
             stand.pass(Duration::from_hours(1));
@@ -117,7 +226,7 @@ fn a_clock_that_was_years_ahead_pins_nothing() {
     let stand = Stand::new(7, MIB, Durability::Written);
     stand.pass(10 * YEAR);
     assert_eq!(fill(&stand.pool, 0..840, 1000), 0);
-    assert!((0..840).all(|number| stand.pool.lease(&key(number))));
+    assert!((0..840).all(|number| stand.pool.lease(&key(number), Lease::Firm).is_some()));
     let nine_years_ms = 9 * YEAR.as_millis() as u64;
     stand.now_ms.fetch_sub(nine_years_ms, Ordering::Relaxed);
     assert_eq!(fill(&stand.pool, 1000..6000, 1000), 0);

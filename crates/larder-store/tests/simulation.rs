@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use larder_store::sim::{Faults, SimDisk};
 use larder_store::{
-    Begin, Body, Bug, Clock, Disk, Durability, Entry, NewRecord, Pool, PoolOptions, Put, ReadError,
-    Wait,
+    Begin, Body, Bug, Clock, Disk, Durability, Entry, EntryHead, Lease, NewRecord, Pool,
+    PoolOptions, Put, ReadError, Wait,
 };
 
 const BUDGET: u64 = 1 << 20;
@@ -55,6 +55,11 @@ fn body(version: u64, bytes: usize) -> Vec<u8> {
     body
 }
 
+/// The check that goes with a version.
+fn check(version: u64) -> u16 {
+    (version as u16).wrapping_mul(40_503)
+}
+
 /// What may be under a key.
 #[derive(Default, Clone, Debug)]
 struct Expected {
@@ -78,6 +83,8 @@ struct World {
     bytes_allowed: u64,
     /// Bits were flipped or files damaged: presence is no longer promised.
     damaged: bool,
+    /// When which leases were taken, Unix milliseconds, and of how many bytes.
+    leases: Vec<(u64, Lease, u64)>,
 }
 
 type Checked = Result<(), String>;
@@ -98,6 +105,7 @@ impl World {
             versions: seed << 32,
             bytes_allowed: BUDGET,
             damaged: false,
+            leases: Vec::new(),
         }
     }
 
@@ -128,6 +136,7 @@ impl World {
         let record = NewRecord {
             key,
             metadata: &metadata,
+            check: check(version.0),
             writer: version.0,
             replace,
         };
@@ -138,6 +147,7 @@ impl World {
             .possible
             .push(version);
         let evicted_before = self.pool.usage().evicted_entries;
+        let refused_before = self.pool.usage().refused_writes;
         let existed = self.pool.contains(key);
         let put = if streamed {
             self.stream(&record, &body)
@@ -162,17 +172,31 @@ impl World {
                     return Err("a replacement was refused as existing".into());
                 }
             }
-            None => {}
+            None => {
+                let may_refuse = self.leased_bytes(Some(Lease::Firm)) > 0;
+                let refused = self.pool.usage().refused_writes > refused_before;
+                if refused && !may_refuse && !self.damaged {
+                    return Err("a write was refused though nothing is firmly leased".into());
+                }
+            }
         }
         Ok(())
     }
 
     fn stream(&mut self, record: &NewRecord<'_>, body: &[u8]) -> Option<Put> {
         let declared = (self.chance.below(3) > 0).then_some(body.len() as u64);
-        let mut upload = match self.pool.begin(record, declared).ok()? {
+        let late = self.chance.below(2) == 0;
+        let begun = NewRecord {
+            check: if late { 0 } else { record.check },
+            ..*record
+        };
+        let mut upload = match self.pool.begin(&begun, declared).ok()? {
             Begin::Exists => return Some(Put::Exists),
             Begin::Upload(upload) => upload,
         };
+        if late {
+            upload.set_check(record.check);
+        }
         let mut rest = body;
         while !rest.is_empty() {
             let count = (1 + self.chance.below(9000) as usize).min(rest.len());
@@ -188,6 +212,7 @@ impl World {
         let record = NewRecord {
             key: &key,
             metadata: &[],
+            check: 0,
             writer: 0,
             replace: false,
         };
@@ -213,8 +238,14 @@ impl World {
                 if !is_known || bytes != body(version.0, version.1) {
                     return Err(format!("{key:?} holds {version:?}, expected {expected:?}"));
                 }
-                if entry.metadata != entry.writer.to_le_bytes()[..] {
-                    return Err("wrong metadata".into());
+                let metadata_fits = entry.metadata == entry.writer.to_le_bytes()[..];
+                if !metadata_fits || entry.check != check(entry.writer) {
+                    return Err(format!("{key:?} holds {entry:?}"));
+                }
+                let head = self.pool.head(key, Wait::Allowed);
+                let head = head.map_err(|_| "blocked though it may wait")?;
+                if head.is_some_and(|head| head != head_of(&entry)) {
+                    return Err(format!("{key:?} has another head than {entry:?}"));
                 }
                 if !contained {
                     return Err("readable, but not contained".into());
@@ -322,6 +353,14 @@ impl World {
                 Ok(())
             }
             88..=89 => self.keep_a_lease(),
+            // So many that writes have to break them.
+            90 if self.chance.below(3) == 0 => {
+                let keys: Vec<Vec<u8>> = self.expected.keys().cloned().collect();
+                for key in keys {
+                    self.lease(&key, Lease::Yielding)?;
+                }
+                Ok(())
+            }
             90 => {
                 let _ = self.pool.checkpoint();
                 Ok(())
@@ -344,18 +383,47 @@ impl World {
         self.restart(false)
     }
 
-    /// What is leased stays readable, however much is written.
+    /// Leases a key, which tells the check of its entry.
+    fn lease(&mut self, key: &[u8], lease: Lease) -> Result<bool, String> {
+        let head = self.pool.head(key, Wait::Allowed);
+        let head = head.map_err(|_| "blocked though it may wait")?;
+        let leased = self.pool.lease(key, lease);
+        if let Some(head) = &head {
+            let now_ms = self.now_ms.load(Ordering::Relaxed);
+            self.leases.push((now_ms, lease, head.size));
+        }
+        let expected = head.map(|head| head.check);
+        if leased != expected && !self.damaged {
+            return Err(format!("{key:?} is leased as {leased:?}, is {expected:?}"));
+        }
+        Ok(leased.is_some())
+    }
+
+    /// Bytes of bodies of which a lease, of any kind or of this one, may last.
+    fn leased_bytes(&self, kind: Option<Lease>) -> u64 {
+        let since_ms = self.now_ms.load(Ordering::Relaxed) - 2 * LEASE_MS;
+        let leases = self.leases.iter().rev();
+        let lasting = leases.take_while(|(at_ms, ..)| *at_ms > since_ms);
+        let counted = lasting.filter(|(_, lease, _)| kind.is_none_or(|kind| kind == *lease));
+        counted.map(|(.., bytes)| bytes + 100).sum()
+    }
+
+    /// What is leased stays readable, however much is written; if the lease yields, as long as little is leased.
     fn keep_a_lease(&mut self) -> Checked {
         let key = self.key();
-        if !self.pool.lease(&key) {
+        let yields = self.chance.below(2) == 0;
+        let lease = if yields { Lease::Yielding } else { Lease::Firm };
+        if !self.lease(&key, lease)? {
             return Ok(());
         }
         for number in 0..30 {
-            self.put_key(format!("filler-{number}").as_bytes(), 9000, false, true)?;
+            let filler = format!("filler-{number}");
+            self.put_key(filler.as_bytes(), 9000, false, true)?;
         }
         self.now_ms.fetch_add(LEASE_MS / 4, Ordering::Relaxed);
-        if !self.pool.contains(&key) && !self.damaged {
-            return Err(format!("{key:?} was leased"));
+        let must_hold = !yields || self.leased_bytes(None) < BUDGET / 8;
+        if !self.pool.contains(&key) && !self.damaged && must_hold {
+            return Err(format!("{key:?} was leased, {lease:?}"));
         }
         self.check_key(&key)
     }
@@ -379,6 +447,16 @@ fn open(
     };
     let disk = Arc::clone(disk);
     Pool::open(disk, Path::new("pool"), options).map_err(|error| format!("does not open: {error}"))
+}
+
+fn head_of(entry: &Entry) -> EntryHead {
+    EntryHead {
+        metadata: entry.metadata.clone(),
+        check: entry.check,
+        writer: entry.writer,
+        written_at_ms: entry.written_at_ms,
+        size: entry.size,
+    }
 }
 
 enum Found {
@@ -409,6 +487,16 @@ fn read(pool: &Pool, key: &[u8]) -> Result<Found, String> {
                 Err(ReadError::Lost) => return Ok(Found::Nothing),
             }
         },
+    }
+    if let Body::Stream(reader) = &mut entry.body {
+        // The middle once more, as a client asks for that wants only the rest.
+        let middle = bytes.len() / 2;
+        reader.seek(middle as u64);
+        if let Ok(Some(piece)) = reader.next(Wait::Allowed)
+            && !bytes[middle..].starts_with(&piece)
+        {
+            return Err(format!("other bytes from {middle} on"));
+        }
     }
     if bytes.len() as u64 != entry.size {
         return Err(format!(
@@ -448,6 +536,9 @@ fn small_history(seed: u64, durability: Durability, cut_at: Option<u64>) -> Resu
     let operations = world.disk.operations();
     let promised = durability == Durability::Synced;
     world.restart(true)?;
+    for key in world.expected.keys().cloned().collect::<Vec<_>>() {
+        world.lease(&key, Lease::Yielding)?;
+    }
     for (key, expected) in &world.expected {
         let required = promised && expected.required && expected.acknowledged.is_some();
         if required && !world.pool.contains(key) {
@@ -616,6 +707,7 @@ fn on_a_crowded_disk_a_pool_leaves_others_what_they_were_promised() {
             let record = NewRecord {
                 key: &key,
                 metadata: &[],
+                check: 0,
                 writer: 0,
                 replace: false,
             };

@@ -15,7 +15,7 @@ use crate::pools::{Setup, bytes, isolated, trusted};
 
 /// A disk with nothing in the page cache, whose device answers only while `device` can be read-locked.
 #[derive(Clone, Default)]
-struct ColdDisk {
+pub(crate) struct ColdDisk {
     device: Arc<RwLock<()>>,
     /// The threads that wrote, and how many bytes at once.
     writes: Writes,
@@ -30,6 +30,11 @@ struct ColdFile {
 }
 
 impl ColdDisk {
+    /// The threads that have written, and how many bytes at once.
+    pub(crate) fn writes(&self) -> Vec<(ThreadId, usize)> {
+        self.writes.lock().clone()
+    }
+
     fn cold(&self, file: Arc<dyn File>) -> Arc<dyn File> {
         Arc::new(ColdFile {
             file,
@@ -109,7 +114,7 @@ impl File for ColdFile {
     }
 }
 
-fn cold_setup() -> (Setup, ColdDisk) {
+pub(crate) fn cold_setup() -> (Setup, ColdDisk) {
     let pair = PoolPair {
         trusted: PoolHandle::loading(),
         untrusted: PoolHandle::loading(),

@@ -2,7 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod action_results;
+mod blob_calls;
+mod blobs;
 mod cold;
 mod control;
+mod encodings;
 mod entries;
 mod pools;
+mod presence;

@@ -89,13 +89,17 @@ pub(crate) struct Setup {
 
 impl Setup {
     pub(crate) fn new() -> Self {
+        Self::with_durability(Durability::Written)
+    }
+
+    pub(crate) fn with_durability(durability: Durability) -> Self {
         let pair = PoolPair {
             trusted: PoolHandle::loading(),
             untrusted: PoolHandle::loading(),
         };
         let setup = Self::over(pair.clone());
-        setup.open(&pair.trusted, "trusted", Durability::Written);
-        setup.open(&pair.untrusted, "untrusted", Durability::Written);
+        setup.open(&pair.trusted, "trusted", durability);
+        setup.open(&pair.untrusted, "untrusted", durability);
         setup
     }
 

@@ -227,6 +227,7 @@ pub(crate) fn record(key: &[u8]) -> NewRecord<'_> {
     NewRecord {
         key,
         metadata: &[],
+        check: 0,
         writer: 1,
         replace: false,
     }

@@ -1,0 +1,185 @@
+//! Which blobs are missing.
+//!
+//! The answer is exact, because a wrong "present" breaks builds: the store compares whole keys by a
+//! 128-bit keyed hash, and the size in a digest must be the blob's as well. The index knows sizes below
+//! [`SIZE_CHECK_MAX`]; for larger blobs the entry's head is read. What is present is leased: it is
+//! still there when the client comes to use it.
+
+use larder_model::{AccessKind, Digest, DigestFunction, ReadGrant, Scope};
+use larder_store::{EntryHead, Lease, Pool, Wait};
+
+use crate::blob::BlobName;
+use crate::cache::Cache;
+use crate::encoding::StoredForm;
+use crate::key::StorageKey;
+use crate::lanes::{COLD_READ_WAIT_MAX, Lane, permits};
+
+/// What the index says of a blob of this size or a larger one.
+pub(crate) const SIZE_CHECK_MAX: u16 = u16::MAX;
+
+/// How many digests are looked up before other tasks have their turn.
+const LOOKUP_COUNT_MAX: usize = 4096;
+
+/// How many heads are read on an async thread, if they are in the page cache.
+const HEAD_COUNT_INLINE_MAX: usize = 32;
+
+/// The check that the store keeps for a blob of `size` bytes.
+pub(crate) fn size_check(size: u64) -> u16 {
+    u16::try_from(size).unwrap_or(SIZE_CHECK_MAX)
+}
+
+/// How firmly this kind of caller leases what it finds in `scope`: nobody but trunk makes trunk's
+/// writes fail for want of room (G1).
+pub(crate) fn lease(kind: AccessKind, scope: &Scope) -> Lease {
+    match (kind, scope) {
+        (AccessKind::Trusted, _) | (_, Scope::Untrusted(_)) => Lease::Firm,
+        (
+            AccessKind::Anonymous | AccessKind::Isolated | AccessKind::Reader | AccessKind::Admin,
+            Scope::Trusted,
+        ) => Lease::Yielding,
+    }
+}
+
+/// A blob that is there, if its size, which the index does not know, is this.
+struct Doubtful {
+    /// Which of the digests it is.
+    position: usize,
+    key: Box<[u8]>,
+    size: u64,
+}
+
+impl Doubtful {
+    fn is_of(&self, head: Option<EntryHead>) -> bool {
+        let form = head.and_then(|head| StoredForm::decode(&head.metadata, head.size));
+        form.is_some_and(|form| form.size == self.size)
+    }
+}
+
+impl Cache {
+    /// For each digest whether it is missing; what is present is leased. The empty blob is never
+    /// missing. Doubt is missing.
+    pub async fn find_missing(&self, grant: &ReadGrant, digests: &[Digest]) -> Vec<bool> {
+        let mut missing: Vec<bool> = digests.iter().map(|digest| !digest.is_empty()).collect();
+        let pair = self.pair(grant.workspace());
+        for scope in grant.path().scopes() {
+            let Some(pool) = pair.of(&scope).wait().await else {
+                continue;
+            };
+            let mut doubtful = Vec::new();
+            for start in (0..digests.len()).step_by(LOOKUP_COUNT_MAX) {
+                if start > 0 {
+                    tokio::task::yield_now().await;
+                }
+                let end = digests.len().min(start + LOOKUP_COUNT_MAX);
+                let part = (start..end).zip(&digests[start..end]);
+                look_up(pool, grant, &scope, part, &mut missing, &mut doubtful);
+            }
+            for position in confirm(pool, doubtful, self.lanes.of(grant.kind())).await {
+                missing[position] = false;
+            }
+        }
+        missing
+    }
+
+    /// Whether the holder of `grant` can see this blob, which is then leased.
+    pub(crate) async fn sees_blob(&self, grant: &ReadGrant, name: &BlobName) -> bool {
+        let pair = self.pair(grant.workspace());
+        for scope in grant.path().scopes() {
+            let Some(pool) = pair.of(&scope).wait().await else {
+                continue;
+            };
+            let doubtful = {
+                let key = StorageKey::of_blob(grant.workspace(), &scope, name.function, name.hash);
+                let found = pool.lease(key.as_bytes(), lease(grant.kind(), &scope));
+                match (found, name.size) {
+                    (None, _) => continue,
+                    (Some(check), Some(size)) if check != size_check(size) => continue,
+                    (Some(SIZE_CHECK_MAX), Some(size)) => Doubtful {
+                        position: 0,
+                        key: key.as_bytes().into(),
+                        size,
+                    },
+                    (Some(_), _) => return true,
+                }
+            };
+            let lane = self.lanes.of(grant.kind());
+            if !confirm(pool, vec![doubtful], lane).await.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Takes off `missing` what is in the pool, and leases it.
+fn look_up<'a>(
+    pool: &Pool,
+    grant: &ReadGrant,
+    scope: &Scope,
+    digests: impl Iterator<Item = (usize, &'a Digest)>,
+    missing: &mut [bool],
+    doubtful: &mut Vec<Doubtful>,
+) {
+    let lease = lease(grant.kind(), scope);
+    let key = |function: DigestFunction| {
+        StorageKey::of_blob(grant.workspace(), scope, function, function.empty_hash())
+    };
+    let mut keys = DigestFunction::ALL.map(key);
+    for (position, digest) in digests {
+        if !missing[position] {
+            continue;
+        }
+        let key = match digest.function() {
+            DigestFunction::Sha256 => &mut keys[0],
+            DigestFunction::Blake3 => &mut keys[1],
+        };
+        key.set_blob(digest.hash());
+        match pool.lease(key.as_bytes(), lease) {
+            Some(check) if check != size_check(digest.size()) => {}
+            Some(SIZE_CHECK_MAX) => doubtful.push(Doubtful {
+                position,
+                key: key.as_bytes().into(),
+                size: digest.size(),
+            }),
+            Some(_) => missing[position] = false,
+            None => {}
+        }
+    }
+}
+
+/// Reads the heads of what the index cannot tell. Returns the positions of what is there.
+async fn confirm(pool: &Pool, doubtful: Vec<Doubtful>, lane: &Lane) -> Vec<usize> {
+    let mut present = Vec::with_capacity(doubtful.len());
+    let mut cold = doubtful;
+    if cold.len() <= HEAD_COUNT_INLINE_MAX {
+        cold.retain(|each| match pool.head(&each.key, Wait::Never) {
+            Ok(head) => {
+                present.extend(each.is_of(head).then_some(each.position));
+                false
+            }
+            Err(_) => true,
+        });
+    }
+    if cold.is_empty() {
+        return present;
+    }
+    let Some(turn) = permits(&lane.cold_reads, 1, COLD_READ_WAIT_MAX).await else {
+        return present;
+    };
+    let pool = pool.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let found = |each: &Doubtful| match pool.head(&each.key, Wait::Allowed) {
+            Ok(head) => each.is_of(head),
+            Err(_) => false,
+        };
+        let found: Vec<usize> = cold
+            .iter()
+            .filter(|each| found(each))
+            .map(|each| each.position)
+            .collect();
+        drop(turn);
+        found
+    });
+    present.extend(read.await.unwrap_or_default());
+    present
+}
