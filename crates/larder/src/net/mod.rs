@@ -2,6 +2,7 @@
 //! Nothing here knows what a request means.
 
 mod connection;
+mod gather;
 mod listener;
 mod open_files;
 mod pace;

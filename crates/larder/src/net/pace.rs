@@ -101,6 +101,11 @@ impl Pace {
         ms
     }
 
+    /// Whether the connection has turned out to be HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
     /// A request begins; it ends when the answer is dropped.
     pub(super) fn request(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
