@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use larder_model::{Access, Principal, WorkspaceName, WriterId};
 
 use crate::header::{self, Presented};
+use crate::memo::HashMemo;
 use crate::token::TokenHash;
 
 /// How exact "last used" is.
@@ -94,6 +95,7 @@ type Table = HashMap<TokenHash, KnownToken>;
 #[derive(Debug, Default)]
 pub struct Authenticator {
     table: ArcSwap<Table>,
+    hashes: HashMemo,
 }
 
 impl Authenticator {
@@ -115,12 +117,22 @@ impl Authenticator {
         authorization: Option<&[u8]>,
         now_ms: u64,
     ) -> Result<Credential, BadCredential> {
-        let secret = match authorization.map(header::read).transpose()? {
-            None | Some(Presented::Nothing) => return Ok(Credential::Absent),
-            Some(Presented::Token(secret)) => secret,
+        let Some(authorization) = authorization else {
+            return Ok(Credential::Absent);
         };
         let table = self.table.load();
-        let token = table.get(&secret.hash()).ok_or(BadCredential::Unknown)?;
+        let known = self.hashes.recall(authorization, |hash| table.get(hash));
+        let token = if let Some(token) = known {
+            token
+        } else {
+            let hash = match header::read(authorization)? {
+                Presented::Nothing => return Ok(Credential::Absent),
+                Presented::Token(secret) => secret.hash(),
+            };
+            let token = table.get(&hash).ok_or(BadCredential::Unknown)?;
+            self.hashes.remember(authorization, hash);
+            token
+        };
         if token.revoked {
             return Err(BadCredential::Revoked);
         }

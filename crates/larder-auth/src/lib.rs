@@ -18,6 +18,7 @@
 
 mod authenticator;
 mod header;
+mod memo;
 mod token;
 
 pub use authenticator::{Authenticator, BadCredential, Credential, TokenGrant};
