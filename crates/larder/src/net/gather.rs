@@ -266,6 +266,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_back_goes_out_before_the_connection_ends() {
+        let mut socket = socket(usize::MAX, || true);
+        assert!(write(&mut socket, &[10, 20, 30]).is_ready());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut socket).poll_shutdown(&mut cx).is_ready());
+        assert_eq!(socket.socket.calls, [10, 50]);
+    }
+
+    #[test]
     fn what_is_not_gathered_passes_through() {
         let mut socket = socket(usize::MAX, || false);
         let mut cx = Context::from_waker(std::task::Waker::noop());
