@@ -14,18 +14,20 @@ use larder_model::{
     BlobHash, Dialect, Digest, DigestFunction, ReadGrant, Scope, WorkspaceName, WriteGrant,
     WriterId,
 };
-use larder_store::Entry;
+use larder_store::{Entry, Pool};
 
 use crate::body::HitBody;
-use crate::cache::{Cache, Intent, NotAtHand};
+use crate::cache::{Cache, Doubt, Intent, NotAtHand};
 use crate::encoding::{Encoding, StoredForm};
 use crate::key::StorageKey;
 use crate::lanes::Lane;
 use crate::metrics::KindSeries;
-use crate::presence::size_check;
+use crate::presence::{lease, size_check};
 use crate::recode::{BlobBody, Recoder};
 use crate::stream::{Keep, Proof};
-use crate::upload::{CollectedBody, Collection, Draft, PutRefusal, PutStart, Sink, Stored, Upload};
+use crate::upload::{
+    CollectedBody, Collection, Draft, Promise, PutRefusal, PutStart, Sink, Stored, Upload,
+};
 use crate::verify::Verification;
 
 /// What a blob is called.
@@ -111,7 +113,8 @@ impl Cache {
         }
         let started = Instant::now();
         let key = |scope: &Scope| name.storage_key(grant, scope);
-        let found = self.find(grant, &key, 0, |entry| name.fits(entry)).await;
+        let fits = |entry: &Entry| name.fits(entry);
+        let found = self.find(grant, &key, 0, Doubt::IsPassed, fits).await;
         self.found_blob(found.map(|(entry, _)| entry), grant, name, started)
     }
 
@@ -126,7 +129,8 @@ impl Cache {
         }
         let started = Instant::now();
         let key = |scope: &Scope| name.storage_key(grant, scope);
-        let found = self.find_at_hand(grant, key, |entry| name.fits(entry))?;
+        let fits = |entry: &Entry| name.fits(entry);
+        let found = self.find_at_hand(grant, key, Doubt::IsPassed, fits)?;
         Ok(self.found_blob(found, grant, name, started))
     }
 
@@ -173,7 +177,8 @@ impl Cache {
     }
 
     /// Begins to store a blob that is sent in this encoding, in `body_bytes` bytes if the sender says how many.
-    /// A blob that the writer can see exists, and is leased. What is sent as zstd is stored as it is, if the name
+    /// A blob that the writer can see exists, and is leased; so it is if somebody else's turns out to be there when
+    /// this one is finished. One that is stored by this call is not ([`Stored::New`]). What is sent as zstd is stored as it is, if the name
     /// says the blob's size; otherwise uncompressed.
     pub async fn put_blob(
         &self,
@@ -190,7 +195,7 @@ impl Cache {
         start
     }
 
-    /// Stores a blob whose body, in this encoding, is at hand: at most a few MiB.
+    /// Stores a blob whose body, in this encoding, is at hand: at most a few MiB. Leases as [`Cache::put_blob`] does.
     pub async fn put_whole_blob(
         &self,
         grant: &WriteGrant,
@@ -248,8 +253,15 @@ impl Cache {
         {
             return Err(PutRefusal::SizeMismatch { declared, received });
         }
+        let most = most_sent(name, encoding);
+        let limit = limit.min(most);
+        if body_bytes > Some(limit) {
+            return Err(PutRefusal::TooLarge { limit });
+        }
+        let draft = draft(grant, name, size, encoding, keep);
         let intent = Intent {
-            draft: draft(grant, name, size, encoding, keep),
+            promise: Some(promise(grant, pool, &draft)),
+            draft,
             declared,
             limit,
             proof: Some(Proof {
@@ -278,14 +290,26 @@ impl Cache {
         if name.size.max(Some(received)) > Some(limit) {
             return Err(PutRefusal::TooLarge { limit });
         }
+        if let (Encoding::Identity, Some(declared)) = (encoding, name.size)
+            && declared != received
+        {
+            return Err(PutRefusal::SizeMismatch { declared, received });
+        }
+        let limit = limit.min(most_sent(name, encoding));
+        if received > limit {
+            return Err(PutRefusal::TooLarge { limit });
+        }
         let handle = self.pair(grant.workspace()).of(grant.scope());
         let pool = handle.wait().await.ok_or(PutRefusal::Unavailable)?;
+        let draft = draft(grant, name, name.size, encoding, Keep::AsSent);
+        let promise = promise(grant, pool, &draft);
         let verification = self.verification(grant, name, name.size, encoding);
         let sink = Sink::Collected(Box::new(Collection {
-            draft: draft(grant, name, name.size, encoding, Keep::AsSent),
+            draft,
             pool: pool.clone(),
             body: CollectedBody::Whole(body),
             verification: Some(verification),
+            verified: 0,
         }));
         Ok(Some(Upload {
             sink,
@@ -293,6 +317,7 @@ impl Cache {
             received,
             limit,
             durability: pool.durability(),
+            promise: Some(promise),
             lane: self.lanes.of(grant.kind()).clone(),
             turn: None,
             series: series.clone(),
@@ -310,6 +335,31 @@ impl Cache {
         let limit = self.entry_bytes_max(grant.workspace());
         let windows = || self.lanes.of(grant.kind()).windows(grant.workspace());
         Verification::new(name.function, name.hash, size, limit, encoding, windows)
+    }
+}
+
+/// How much longer than the blob itself its compressed form may be, beside a part of its size ([`most_sent`]).
+const COMPRESSED_EXCESS_BYTES_MAX: u64 = 64 << 10;
+
+/// The most bytes that a blob may be sent in. Frames of nothing and frames to be skipped could make zstd of one byte
+/// as long as any, and whoever reads the blob would decode them all. What does not compress becomes longer by three
+/// bytes for each block of 128 KiB and twenty for each frame; 1/128 of the size allows for frames of 2 KiB and more.
+fn most_sent(name: &BlobName, encoding: Encoding) -> u64 {
+    match (encoding, name.size) {
+        (Encoding::Zstd, Some(size)) => size
+            .saturating_add(size / 128)
+            .saturating_add(COMPRESSED_EXCESS_BYTES_MAX),
+        // The size itself is the bound, or what is stored is not what is sent.
+        (Encoding::Identity, _) | (Encoding::Zstd, None) => u64::MAX,
+    }
+}
+
+/// The lease on somebody else's copy of the blob, if it turns out to be there.
+fn promise(grant: &WriteGrant, pool: &Pool, draft: &Draft) -> Promise {
+    Promise {
+        pool: pool.clone(),
+        key: draft.key.as_bytes().into(),
+        lease: lease(grant.kind(), grant.scope()),
     }
 }
 

@@ -72,13 +72,15 @@ impl HitBody {
         }
     }
 
-    /// Leaves out the bytes before `position`. For a body of which none has been taken yet.
+    /// Leaves out the bytes before `position`. For a body that nobody has polled yet.
     pub(crate) fn skip_to(&mut self, position: u64) {
         let position = position.min(self.remaining);
         match &mut self.state {
             State::Whole(bytes) => *bytes = bytes.slice(position as usize..),
             State::Warm(reader) => reader.seek(position),
-            State::Cold(_) | State::Ended => return,
+            // There is nothing to leave out.
+            State::Ended => {}
+            State::Cold(_) => unreachable!("only a poll begins to read"),
         }
         self.remaining -= position;
     }

@@ -18,7 +18,8 @@ use crate::spool::{Spool, Target};
 use crate::stream::{Keep, Proof, Stream};
 use crate::turns::ControlTurns;
 use crate::upload::{
-    COLLECTED_BYTES_MAX, CollectedBody, Collection, Draft, PutRefusal, PutStart, Sink, Upload,
+    COLLECTED_BYTES_MAX, CollectedBody, Collection, Draft, Promise, PutRefusal, PutStart, Sink,
+    Upload,
 };
 
 /// The most bytes of an entry where nobody said otherwise: far above any task's output that is
@@ -60,6 +61,15 @@ pub struct Hit {
 /// A look-up would have to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAtHand;
+
+/// What a look-up does about a scope that cannot be read now, because its pool is not there or the wait took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// It is over: what would be found behind a scope that goes first could be another entry (R2).
+    EndsIt,
+    /// It goes on with the next scope: a blob is the same wherever it is found.
+    IsPassed,
+}
 
 /// Entries in pools, behind grants.
 #[derive(Debug)]
@@ -138,7 +148,8 @@ impl Cache {
     ) -> Option<(Hit, usize)> {
         let started = Instant::now();
         let name = |scope: &Scope| StorageKey::encode(grant.workspace(), scope, dialect, key);
-        let found = self.find(grant, &name, from, |_| true).await;
+        let found = self.find(grant, &name, from, Doubt::EndsIt, |_| true);
+        let found = found.await;
         let (entry, next) = found.map_or((None, from), |(entry, next)| (Some(entry), next));
         let hit = self.found(entry, grant, dialect, started)?;
         Some((hit, next))
@@ -155,7 +166,7 @@ impl Cache {
     ) -> Result<Option<Hit>, NotAtHand> {
         let started = Instant::now();
         let name = |scope: &Scope| StorageKey::encode(grant.workspace(), scope, dialect, key);
-        let found = self.find_at_hand(grant, name, |_| true)?;
+        let found = self.find_at_hand(grant, name, Doubt::EndsIt, |_| true)?;
         Ok(self.found(found, grant, dialect, started))
     }
 
@@ -192,41 +203,61 @@ impl Cache {
         grant: &ReadGrant,
         name: &(impl Fn(&Scope) -> StorageKey + Sync),
         from: usize,
+        doubt: Doubt,
         fits: impl Fn(&Entry) -> bool,
     ) -> Option<(Entry, usize)> {
         let pair = self.pair(grant.workspace());
         for (step, scope) in grant.path().scopes().enumerate().skip(from) {
-            let pool = pair.of(&scope).wait().await?;
-            let entry = if let Ok(entry) = warm(pool, || name(&scope)) {
-                entry
-            } else {
-                let key = name(&scope).as_bytes().into();
-                read_cold(pool.clone(), key, self.lanes.of(grant.kind())).await?
+            let read = match pair.of(&scope).wait().await {
+                None => None,
+                Some(pool) => {
+                    if let Ok(entry) = warm(pool, || name(&scope)) {
+                        Some(entry)
+                    } else {
+                        let key = name(&scope).as_bytes().into();
+                        read_cold(pool.clone(), key, self.lanes.of(grant.kind())).await
+                    }
+                }
             };
-            if let Some(entry) = entry.filter(&fits) {
-                return Some((entry, step + 1));
+            match (read, doubt) {
+                (None, Doubt::EndsIt) => return None,
+                (None, Doubt::IsPassed) => {}
+                (Some(entry), _) => {
+                    if let Some(entry) = entry.filter(&fits) {
+                        return Some((entry, step + 1));
+                    }
+                }
             }
         }
         None
     }
 
-    /// [`Cache::find`] without waiting for anything.
+    /// [`Cache::find`] without waiting for anything. What is at hand in no scope and in doubt in one is not at hand.
     pub(crate) fn find_at_hand(
         &self,
         grant: &ReadGrant,
         name: impl Fn(&Scope) -> StorageKey,
+        doubt: Doubt,
         fits: impl Fn(&Entry) -> bool,
     ) -> Result<Option<Entry>, NotAtHand> {
         let pair = self.pair(grant.workspace());
+        let mut missing = Ok(None);
         for scope in grant.path().scopes() {
-            let pool = pair.of(&scope).pool().ok_or(NotAtHand)?;
-            let entry = warm(pool, || name(&scope)).map_err(|WouldBlock| NotAtHand)?;
-            let entry = entry.filter(&fits);
-            if entry.is_some() {
-                return Ok(entry);
+            let pool = pair.of(&scope).pool().ok_or(NotAtHand);
+            let read =
+                pool.and_then(|pool| warm(pool, || name(&scope)).map_err(|WouldBlock| NotAtHand));
+            match (read, doubt) {
+                (Err(NotAtHand), Doubt::EndsIt) => return Err(NotAtHand),
+                (Err(NotAtHand), Doubt::IsPassed) => missing = Err(NotAtHand),
+                (Ok(entry), _) => {
+                    let entry = entry.filter(&fits);
+                    if entry.is_some() {
+                        return Ok(entry);
+                    }
+                }
             }
         }
-        Ok(None)
+        missing
     }
 
     /// Begins to store an entry of `size` bytes; `None` is a size that the writer does not know. An entry of
@@ -281,6 +312,7 @@ impl Cache {
             declared: size,
             limit,
             proof: None,
+            promise: None,
             started,
         };
         self.admit(grant, pool, intent, series)
@@ -299,6 +331,7 @@ impl Cache {
             declared,
             limit,
             proof,
+            promise,
             started,
         } = intent;
         let lane = self.lanes.of(grant.kind());
@@ -316,6 +349,7 @@ impl Cache {
                 pool: pool.clone(),
                 body: CollectedBody::Growing(BytesMut::with_capacity(size as usize), memory),
                 verification: proof.map(|proof| proof.verification),
+                verified: 0,
             }))
         } else {
             let stored_bytes = match &proof {
@@ -328,13 +362,16 @@ impl Cache {
             let target = if stored_bytes.is_some() {
                 match pool.begin(&draft.record(), stored_bytes) {
                     Ok(Begin::Upload(upload)) => Target::Upload(upload),
-                    Ok(Begin::Exists) => return Ok(PutStart::Exists),
+                    Ok(Begin::Exists) => {
+                        promise.as_ref().map_or(Ok(()), Promise::keep)?;
+                        return Ok(PutStart::Exists);
+                    }
                     Err(error) => return Err(PutRefusal::of(&error)),
                 }
             } else {
                 Target::Spool(Box::new(Spool::new(draft, pool.clone(), lane.clone())))
             };
-            Sink::Streamed(Stream::new(target, room, proof, lane))
+            Sink::Streamed(Box::new(Stream::new(target, room, proof, lane)))
         };
         Ok(PutStart::Upload(Upload {
             sink,
@@ -342,6 +379,7 @@ impl Cache {
             received: 0,
             limit,
             durability: pool.durability(),
+            promise,
             lane: lane.clone(),
             turn: None,
             series: series.clone(),
@@ -408,6 +446,8 @@ pub(crate) struct Intent {
     pub limit: u64,
     /// For a blob: how its bytes are looked at.
     pub proof: Option<Proof>,
+    /// For a blob: what is done if it turns out to be there.
+    pub promise: Option<Promise>,
     pub started: Instant,
 }
 

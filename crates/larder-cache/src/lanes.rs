@@ -2,8 +2,9 @@
 //!
 //! Work that can block a thread runs on the runtime's blocking threads, and bodies are gathered in
 //! memory. Both are bounded, and a bound that everybody shared would let an untrusted caller hold
-//! up trunk. So each limit exists once per lane, and each wait for one ends. Nobody waits for
-//! memory, which a stalled client can hold for long: whoever gets none does without.
+//! up trunk. So each limit exists once per lane, and each wait for one ends. Nobody waits for the
+//! memory of uploads, which a stalled client can hold for long: whoever gets none does without. A
+//! decoder cannot do without its window, so it does wait for that, and holds none meanwhile.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use std::time::Duration;
 use larder_model::{AccessKind, WorkspaceName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::encoding::WindowMemory;
 use crate::room::Rooms;
+use crate::windows::{WindowAccount, WindowMemory};
 
 /// How many reads may block on the disk at once, in both lanes together: enough to keep an SSD
 /// busy, and far fewer than the runtime has blocking threads.
@@ -41,8 +42,8 @@ pub(crate) const UPLOAD_MEMORY_BYTES_MAX: usize = 64 << 20;
 /// processors, and far fewer than the runtime has blocking threads.
 pub(crate) const RECODING_COUNT_MAX: usize = 64;
 
-/// The most bytes that the windows of zstd decoders may fill, in each lane. A workspace's quarter is the windows of a
-/// hundred streams as usual compressors make them, or one of the largest kind.
+/// The most bytes that the windows of zstd decoders may fill, in each lane. The three quarters that one workspace may
+/// have are the windows of more than three hundred streams as usual compressors make them, or five of the largest kind.
 pub(crate) const WINDOW_BYTES_MAX: u64 = 1 << 30;
 
 /// How long an upload may wait for its turn at the disk before it is refused. Turns are held by
@@ -58,8 +59,7 @@ pub(crate) struct Lane {
     /// Turns at decoding and encoding what is read.
     pub recoding: Arc<Semaphore>,
     upload_memory: Arc<Semaphore>,
-    window_memory: Arc<Semaphore>,
-    window_rooms: Arc<Rooms>,
+    windows: Arc<WindowAccount>,
     /// What unfinished uploads hold of the lane's pools.
     pub rooms: Arc<Rooms>,
 }
@@ -72,8 +72,7 @@ impl Lane {
             streamed_writes: Arc::new(Semaphore::new(STREAMED_WRITE_COUNT_MAX / 2)),
             recoding: Arc::new(Semaphore::new(RECODING_COUNT_MAX / 2)),
             upload_memory: Arc::new(Semaphore::new(UPLOAD_MEMORY_BYTES_MAX)),
-            window_memory: Arc::new(Semaphore::new((WINDOW_BYTES_MAX >> 10) as usize)),
-            window_rooms: Arc::default(),
+            windows: Arc::default(),
             rooms: Arc::default(),
         }
     }
@@ -81,8 +80,7 @@ impl Lane {
     /// Where the decoders of a workspace get the memory for their windows.
     pub(crate) fn windows(&self, workspace: &WorkspaceName) -> WindowMemory {
         WindowMemory {
-            all: Arc::clone(&self.window_memory),
-            rooms: Arc::clone(&self.window_rooms),
+            account: Arc::clone(&self.windows),
             workspace: workspace.clone(),
         }
     }

@@ -16,7 +16,7 @@
 //!   decompressed to their last byte, whoever sent them (G2). What [`Cache::find_missing`] says is there has the
 //!   size in its digest, can be read by whoever asked, and stays for the lease.
 //! - Hashing, encoding and decoding of more than 64 KiB happen off the async threads, so much at a time as the
-//!   lane allows. Nothing is allocated by what compressed bytes claim of themselves.
+//!   lane allows. No memory is filled by what compressed bytes claim of themselves.
 //! - Doubt is a miss, or "not stored" (R6): a pool that is loading too long or broken, a full
 //!   queue, bytes that do not verify.
 //!
@@ -38,9 +38,11 @@ mod recode;
 mod room;
 mod spool;
 mod stream;
+mod trips;
 mod turns;
 mod upload;
 mod verify;
+mod windows;
 
 pub use blob::{BlobHit, BlobName};
 pub use body::{BodyLost, HitBody};

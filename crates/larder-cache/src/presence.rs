@@ -23,6 +23,9 @@ const LOOKUP_COUNT_MAX: usize = 4096;
 /// How many heads are read on an async thread, if they are in the page cache.
 const HEAD_COUNT_INLINE_MAX: usize = 32;
 
+/// How many heads are read with one turn at the disk: a few ten milliseconds on a slow one.
+const HEAD_COUNT_TURN_MAX: usize = 256;
+
 /// The check that the store keeps for a blob of `size` bytes.
 pub(crate) fn size_check(size: u64) -> u16 {
     u16::try_from(size).unwrap_or(SIZE_CHECK_MAX)
@@ -120,7 +123,7 @@ fn look_up<'a>(
     missing: &mut [bool],
     doubtful: &mut Vec<Doubtful>,
 ) {
-    let lease = lease(grant.kind(), scope);
+    let leases = pool.leases(lease(grant.kind(), scope));
     let key = |function: DigestFunction| {
         StorageKey::of_blob(grant.workspace(), scope, function, function.empty_hash())
     };
@@ -134,7 +137,7 @@ fn look_up<'a>(
             DigestFunction::Blake3 => &mut keys[1],
         };
         key.set_blob(digest.hash());
-        match pool.lease(key.as_bytes(), lease) {
+        match leases.take(key.as_bytes()) {
             Some(check) if check != size_check(digest.size()) => {}
             Some(SIZE_CHECK_MAX) => doubtful.push(Doubtful {
                 position,
@@ -147,7 +150,8 @@ fn look_up<'a>(
     }
 }
 
-/// Reads the heads of what the index cannot tell. Returns the positions of what is there.
+/// Reads the heads of what the index cannot tell. Returns the positions of what is there. No more is read when the
+/// caller is gone, or when a turn does not come.
 async fn confirm(pool: &Pool, doubtful: Vec<Doubtful>, lane: &Lane) -> Vec<usize> {
     let mut present = Vec::with_capacity(doubtful.len());
     let mut cold = doubtful;
@@ -160,26 +164,23 @@ async fn confirm(pool: &Pool, doubtful: Vec<Doubtful>, lane: &Lane) -> Vec<usize
             Err(_) => true,
         });
     }
-    if cold.is_empty() {
-        return present;
-    }
-    let Some(turn) = permits(&lane.cold_reads, 1, COLD_READ_WAIT_MAX).await else {
-        return present;
-    };
-    let pool = pool.clone();
-    let read = tokio::task::spawn_blocking(move || {
-        let found = |each: &Doubtful| match pool.head(&each.key, Wait::Allowed) {
-            Ok(head) => each.is_of(head),
-            Err(_) => false,
+    while !cold.is_empty() {
+        let now = cold.split_off(cold.len().saturating_sub(HEAD_COUNT_TURN_MAX));
+        let Some(turn) = permits(&lane.cold_reads, 1, COLD_READ_WAIT_MAX).await else {
+            return present;
         };
-        let found: Vec<usize> = cold
-            .iter()
-            .filter(|each| found(each))
-            .map(|each| each.position)
-            .collect();
-        drop(turn);
-        found
-    });
-    present.extend(read.await.unwrap_or_default());
+        let pool = pool.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let found = |each: &Doubtful| match pool.head(&each.key, Wait::Allowed) {
+                Ok(head) => each.is_of(head),
+                Err(_) => false,
+            };
+            let found = now.iter().filter(|each| found(each));
+            let found: Vec<usize> = found.map(|each| each.position).collect();
+            drop(turn);
+            found
+        });
+        present.extend(read.await.unwrap_or_default());
+    }
     present
 }

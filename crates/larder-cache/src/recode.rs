@@ -1,8 +1,9 @@
 //! A blob's body in the encoding that is wanted, from any byte of the blob on.
 //!
 //! What is stored in the wanted encoding is passed on as it is. Everything else is decoded or encoded
-//! a piece at a time: off the async threads unless the whole blob is small, and only when the client
-//! has taken the piece before. A body that does not decode to exactly the blob's size ends with
+//! a piece at a time: off the async threads unless the whole blob is small, stored as well as uncompressed,
+//! and only when the client has taken the piece before. A decoder whose window there is no memory for waits,
+//! holding none, for as long as for a piece from the disk. A body that does not decode to exactly the blob's size ends with
 //! [`BodyLost`], never as if it were complete.
 
 use std::future::{Future, poll_fn};
@@ -13,10 +14,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::body::{BodyLost, HitBody};
-use crate::encoding::{Decoder, Encoding, STEP_BYTES_MAX, WindowMemory, encode_frame};
+use crate::encoding::{DecodeError, Decoder, Encoding, STEP_BYTES_MAX, encode_frame};
 use crate::lanes::{COLD_PIECE_WAIT_MAX, Lane, permits};
+use crate::windows::WindowMemory;
 
-/// A blob of at most this many bytes is decoded or encoded on the async thread.
+/// A blob of at most this many bytes, stored and uncompressed, is decoded or encoded on the async thread.
 const INLINE_BYTES_MAX: u64 = 64 << 10;
 
 /// The body of a [`crate::BlobHit`].
@@ -47,7 +49,7 @@ enum Work {
 type Step = Pin<Box<dyn Future<Output = Result<(Recoder, Option<Bytes>), BodyLost>> + Send>>;
 
 impl BlobBody {
-    /// The body of a blob of `size` bytes, from its byte `offset` on. Without a recoder, as it is stored.
+    /// The body of a blob of `size` bytes, of which none has been taken, from its byte `offset` on. Without a recoder, as it is stored.
     pub(crate) fn new(
         mut source: HitBody,
         recoder: Option<Recoder>,
@@ -62,6 +64,7 @@ impl BlobBody {
         {
             source.skip_to(offset);
         }
+        let stored_bytes = source.remaining();
         let Some(recoder) = recoder else {
             return Self(State::AsStored(source));
         };
@@ -70,7 +73,7 @@ impl BlobBody {
             remaining: (!recoder.encode).then_some(recoder.remaining),
             work: Work::Idle(recoder),
             lane,
-            is_small: size <= INLINE_BYTES_MAX,
+            is_small: size.max(stored_bytes) <= INLINE_BYTES_MAX,
         })))
     }
 
@@ -124,7 +127,14 @@ impl Recoded {
                         self.work = Work::Away(Box::pin(step_away(recoder, self.lane.clone())));
                         continue;
                     }
-                    recoder.step().map(|piece| (recoder, piece))
+                    match recoder.step() {
+                        Ok(piece) => Ok((recoder, piece)),
+                        Err(StepError::NoMemory) => {
+                            self.work = Work::Away(Box::pin(step_away(recoder, self.lane.clone())));
+                            continue;
+                        }
+                        Err(StepError::Lost) => Err(BodyLost),
+                    }
                 }
                 Work::Idle(mut recoder) => match self.source.poll_next(context) {
                     Poll::Pending => {
@@ -152,25 +162,48 @@ impl Recoded {
                         }
                         return Poll::Ready(Some(Ok(piece)));
                     }
+                    // Many frames can hold nothing: others have their turn between two steps.
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
             }
         }
     }
 }
 
-/// Does a step of work off the async threads.
+/// Does a step of work off the async threads, when there is memory for it.
 async fn step_away(
     mut recoder: Recoder,
     lane: Arc<Lane>,
 ) -> Result<(Recoder, Option<Bytes>), BodyLost> {
-    let turn = permits(&lane.recoding, 1, COLD_PIECE_WAIT_MAX).await;
-    let turn = turn.ok_or(BodyLost)?;
-    let step = tokio::task::spawn_blocking(move || {
-        let piece = recoder.step();
-        drop(turn);
-        piece.map(|piece| (recoder, piece))
-    });
-    step.await.unwrap_or(Err(BodyLost))
+    loop {
+        let turn = permits(&lane.recoding, 1, COLD_PIECE_WAIT_MAX).await;
+        let turn = turn.ok_or(BodyLost)?;
+        let step = tokio::task::spawn_blocking(move || {
+            let piece = recoder.step();
+            drop(turn);
+            (recoder, piece)
+        });
+        let stepped;
+        (recoder, stepped) = step.await.map_err(|_| BodyLost)?;
+        match stepped {
+            Ok(piece) => return Ok((recoder, piece)),
+            Err(StepError::Lost) => return Err(BodyLost),
+            Err(StepError::NoMemory) => {
+                let decoder = recoder.decoder.as_mut().ok_or(BodyLost)?;
+                if !decoder.wait_for_memory(COLD_PIECE_WAIT_MAX).await {
+                    return Err(BodyLost);
+                }
+            }
+        }
+    }
+}
+
+/// Why a step was not done.
+enum StepError {
+    /// There is no memory for the decoder's window at the moment; nothing has happened.
+    NoMemory,
+    Lost,
 }
 
 /// From the stored encoding to the wanted one.
@@ -224,7 +257,7 @@ impl Recoder {
     }
 
     /// Works on the next bytes: at most [`STEP_BYTES_MAX`] of them, as they come in or as they go out.
-    fn step(&mut self) -> Result<Option<Bytes>, BodyLost> {
+    fn step(&mut self) -> Result<Option<Bytes>, StepError> {
         let plain = match &mut self.decoder {
             None => std::mem::take(&mut self.input),
             Some(decoder) => {
@@ -235,7 +268,10 @@ impl Recoder {
                 let stepped = decoder.step(&mut input, &mut plain);
                 let taken = self.input.len() - input.len();
                 self.input = self.input.slice(taken..);
-                stepped.map_err(|_| BodyLost)?;
+                stepped.map_err(|error| match error {
+                    DecodeError::NoMemory => StepError::NoMemory,
+                    DecodeError::Undecodable | DecodeError::TooLong => StepError::Lost,
+                })?;
                 let skipped = self.skip.min(plain.len() as u64);
                 self.skip -= skipped;
                 Bytes::from(plain).slice(skipped as usize..)
@@ -247,7 +283,7 @@ impl Recoder {
         self.remaining = self
             .remaining
             .checked_sub(plain.len() as u64)
-            .ok_or(BodyLost)?;
+            .ok_or(StepError::Lost)?;
         self.has_sent = true;
         Ok(Some(if self.encode {
             Bytes::from(encode_frame(&plain))

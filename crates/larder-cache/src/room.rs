@@ -34,6 +34,7 @@ impl Rooms {
             workspace: workspace.clone(),
             held: 0,
             limit: pool_bytes / HELD_PART,
+            expected: u64::MAX,
         };
         room.add(bytes).then_some(room)
     }
@@ -50,16 +51,25 @@ pub(crate) struct Room {
     workspace: WorkspaceName,
     held: u64,
     limit: u64,
+    /// It grows in large steps up to here, and then by what is needed.
+    expected: u64,
 }
 
 impl Room {
+    /// The same room for an upload that is expected to have at most `bytes`.
+    pub(crate) fn at_most(mut self, bytes: u64) -> Self {
+        self.expected = bytes;
+        self
+    }
+
     /// Holds at least `bytes` in all. False: the workspace holds too much.
     pub(crate) fn grow_to(&mut self, bytes: u64) -> bool {
         if bytes <= self.held {
             return true;
         }
-        let more = (bytes - self.held).max(self.held / 2).max(GROWTH_BYTES_MIN);
-        self.add(more)
+        let step = (self.held / 2).max(GROWTH_BYTES_MIN);
+        let step = step.min(self.expected.saturating_sub(self.held));
+        self.add(step.max(bytes - self.held))
     }
 
     /// Holds `bytes` more. False: the workspace holds too much.

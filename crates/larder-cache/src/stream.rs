@@ -2,17 +2,20 @@
 //!
 //! A write to a file can block for long when the system has too many dirty pages. So pieces are
 //! gathered until they are worth a trip to a blocking thread, and as many trips run at once as the
-//! lane allows. The memory for gathering is the lane's; an upload that gets none sends every piece
+//! lane allows. Each trip is bounded by what comes out of it ([`crate::trips`]). The memory for gathering is the lane's; an upload that gets none sends every piece
 //! on its way as it comes.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
 use larder_store::Put;
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::lanes::{Lane, UPLOAD_WAIT_MAX, permits};
+use crate::lanes::Lane;
 use crate::presence::size_check;
 use crate::room::Room;
 use crate::spool::Target;
+use crate::trips::{self, Pause, Trip, Work};
 use crate::upload::{COLLECTED_BYTES_MAX, PutRefusal};
 use crate::verify::Verification;
 
@@ -29,7 +32,8 @@ const BATCH_PIECE_COUNT_MAX: usize = 64;
 pub(crate) struct Stream {
     /// `None` after a failed write.
     open: Option<Box<Open>>,
-    batch: Vec<Bytes>,
+    /// How many pieces have been gathered, and their bytes.
+    batch_len: usize,
     batch_bytes: usize,
     received: u64,
     /// How much is gathered before it is written.
@@ -43,6 +47,8 @@ struct Open {
     room: Room,
     /// For a blob: what its bytes must be.
     proof: Option<Proof>,
+    /// What is still to be written.
+    batch: VecDeque<Bytes>,
 }
 
 /// How a blob is looked at while it is written.
@@ -69,10 +75,11 @@ impl Stream {
         Self {
             open: Some(Box::new(Open {
                 target,
-                room,
+                room: room.at_most(most),
                 proof,
+                batch: VecDeque::new(),
             })),
-            batch: Vec::new(),
+            batch_len: 0,
             batch_bytes: 0,
             received: 0,
             gather_bytes,
@@ -87,25 +94,30 @@ impl Stream {
             return Err(PutRefusal::Busy);
         }
         self.batch_bytes += piece.len();
-        self.batch.push(piece);
+        self.batch_len += 1;
+        open.batch.push_back(piece);
         let gather = self.memory.is_some()
             && self.batch_bytes < self.gather_bytes
-            && self.batch.len() < BATCH_PIECE_COUNT_MAX;
+            && self.batch_len < BATCH_PIECE_COUNT_MAX;
         if gather {
             return Ok(());
         }
-        let turn = permits(&lane.streamed_writes, 1, UPLOAD_WAIT_MAX).await;
-        let turn = turn.ok_or(PutRefusal::Busy)?;
-        self.batch_bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        let mut open = self.open.take().ok_or(PutRefusal::Unavailable)?;
-        let written = tokio::task::spawn_blocking(move || {
-            let written = open.write_all(&batch);
-            drop(turn);
-            written.map(|()| open)
+        let open = self.open.take().ok_or(PutRefusal::Unavailable)?;
+        self.open = Some(trips::complete(open, true, lane).await?);
+        (self.batch_len, self.batch_bytes) = (0, 0);
+        Ok(())
+    }
+
+    /// Writes what is left. Nothing may be added after it.
+    pub(crate) async fn write_rest(&mut self, lane: &Lane) -> Result<(), PutRefusal> {
+        let is_heavy = self.is_heavy();
+        let open = self.open.take().ok_or(PutRefusal::Unavailable)?;
+        let has_rest = !open.batch.is_empty();
+        self.open = Some(if has_rest {
+            trips::complete(open, is_heavy, lane).await?
+        } else {
+            open
         });
-        let written = written.await.map_err(|_| PutRefusal::Unavailable)?;
-        self.open = Some(written?);
         Ok(())
     }
 
@@ -123,45 +135,61 @@ impl Stream {
         !in_memory
     }
 
-    /// Writes what is left and makes the entry visible. May block.
+    /// Makes the entry visible, after [`Stream::write_rest`]. May block.
     pub(crate) fn finish(self) -> Result<Put, PutRefusal> {
-        let mut open = *self.open.ok_or(PutRefusal::Unavailable)?;
-        open.write_all(&self.batch)?;
-        open.finish()
+        self.open.ok_or(PutRefusal::Unavailable)?.finish()
+    }
+}
+
+impl Work for Box<Open> {
+    fn work(&mut self, trip: &mut Trip) -> Result<Pause, PutRefusal> {
+        while let Some(mut piece) = self.batch.pop_front() {
+            let pause = self.write(&mut piece, trip)?;
+            if pause != Pause::Done {
+                self.batch.push_front(piece);
+                return Ok(pause);
+            }
+        }
+        Ok(Pause::Done)
+    }
+
+    fn verification(&mut self) -> Option<&mut Verification> {
+        self.proof.as_mut().map(|proof| &mut proof.verification)
     }
 }
 
 impl Open {
-    fn write_all(&mut self, batch: &[Bytes]) -> Result<(), PutRefusal> {
-        batch.iter().try_for_each(|piece| self.write(piece))
-    }
-
-    fn write(&mut self, piece: &[u8]) -> Result<(), PutRefusal> {
+    /// Writes what can be written now, and takes it off the front of `piece`.
+    fn write(&mut self, piece: &mut Bytes, trip: &mut Trip) -> Result<Pause, PutRefusal> {
         let Self {
             target,
             room,
             proof,
+            ..
         } = self;
-        let mut write = |bytes: &[u8]| target.write(bytes);
         let Some(proof) = proof else {
-            return write(piece);
+            return target.write(piece).map(|()| Pause::Done);
         };
-        match proof.keep {
-            Keep::AsSent => {
-                proof.verification.add(piece, |_| Ok(()))?;
-                write(piece)
-            }
+        let mut rest = &piece[..];
+        let pause = match proof.keep {
+            Keep::AsSent => proof.verification.add(&mut rest, trip, |_| Ok(()))?,
             Keep::Uncompressed => {
                 let mut plain_bytes = proof.verification.seen();
-                proof.verification.add(piece, |plain| {
+                proof.verification.add(&mut rest, trip, |plain| {
                     plain_bytes += plain.len() as u64;
                     if !room.grow_to(plain_bytes) {
                         return Err(PutRefusal::Busy);
                     }
-                    write(plain)
-                })
+                    target.write(plain)
+                })?
             }
+        };
+        let taken = piece.len() - rest.len();
+        if proof.keep == Keep::AsSent {
+            target.write(&piece[..taken])?;
         }
+        piece.advance(taken);
+        Ok(pause)
     }
 
     fn finish(self) -> Result<Put, PutRefusal> {

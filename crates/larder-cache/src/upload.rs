@@ -10,13 +10,14 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use larder_model::BlobHash;
-use larder_store::{Durability, NewRecord, Pool, Put, StoreError};
+use larder_store::{Durability, Lease, NewRecord, Pool, Put, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::key::StorageKey;
 use crate::lanes::{Lane, UPLOAD_WAIT_MAX, permits};
 use crate::metrics::KindSeries;
 use crate::stream::Stream;
+use crate::trips::{self, Pause, Trip, Work};
 use crate::verify::Verification;
 
 /// The largest body that is collected in memory: what the store hands out whole, and 86 % of all
@@ -26,10 +27,10 @@ pub(crate) const COLLECTED_BYTES_MAX: u64 = 64 << 10;
 /// Why an entry was not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PutRefusal {
-    /// Entries of this size are not accepted.
-    #[error("entries are limited to {limit} bytes")]
+    /// Entries of this size are not accepted, or a blob is sent in far more bytes than it has.
+    #[error("no more than {limit} bytes are accepted")]
     TooLarge {
-        /// The most bytes of an entry here.
+        /// The most bytes of an entry here, or of what this blob may be sent in.
         limit: u64,
     },
     /// The body had another length than it was declared to have.
@@ -108,16 +109,17 @@ impl PutRefusal {
 pub enum PutStart {
     /// Send the bytes.
     Upload(Upload),
-    /// The writer can already see an entry under this key; nothing will be stored.
+    /// The writer can already see an entry under this key; nothing will be stored. A blob is leased.
     Exists,
 }
 
 /// How a put ends well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
-    /// The entry is stored.
+    /// The entry is stored. It is not leased, not even if it is a blob: leases on all that is new would leave a
+    /// small pool no room.
     New,
-    /// Somebody else finished an entry under this key meanwhile; theirs stays.
+    /// Somebody else finished an entry under this key meanwhile; theirs stays. A blob is leased.
     Exists,
 }
 
@@ -142,9 +144,26 @@ impl Draft {
     }
 }
 
+/// The lease that a blob gets if somebody else's copy of it turns out to be there.
+pub(crate) struct Promise {
+    pub pool: Pool,
+    pub key: Box<[u8]>,
+    pub lease: Lease,
+}
+
+impl Promise {
+    /// Keeps it. An entry that was there a moment ago can be gone: the writer has to send its own again.
+    pub(crate) fn keep(&self) -> Result<(), PutRefusal> {
+        let leased = self.pool.lease(&self.key, self.lease);
+        leased.map(|_| ()).ok_or(PutRefusal::Busy)
+    }
+}
+
 pub(crate) enum Sink {
     Collected(Box<Collection>),
-    Streamed(Stream),
+    Streamed(Box<Stream>),
+    /// After a refusal.
+    Spent,
 }
 
 /// An entry that is stored with one call.
@@ -154,6 +173,8 @@ pub(crate) struct Collection {
     pub body: CollectedBody,
     /// For a blob: what its bytes must be.
     pub verification: Option<Verification>,
+    /// How many bytes of the body have been looked at.
+    pub verified: usize,
 }
 
 pub(crate) enum CollectedBody {
@@ -165,6 +186,15 @@ pub(crate) enum CollectedBody {
     Whole(Bytes),
 }
 
+impl CollectedBody {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Growing(bytes, _) => bytes,
+            Self::Whole(bytes) => bytes,
+        }
+    }
+}
+
 /// An entry on its way in. Dropping it stores nothing.
 pub struct Upload {
     pub(crate) sink: Sink,
@@ -172,6 +202,8 @@ pub struct Upload {
     pub(crate) received: u64,
     pub(crate) limit: u64,
     pub(crate) durability: Durability,
+    /// For a blob.
+    pub(crate) promise: Option<Promise>,
     pub(crate) lane: Arc<Lane>,
     /// The turn at the disk, once the upload has it.
     pub(crate) turn: Option<OwnedSemaphorePermit>,
@@ -200,17 +232,51 @@ impl Upload {
             Sink::Collected(collection) => {
                 match &mut collection.body {
                     CollectedBody::Growing(bytes, _) => bytes.extend_from_slice(&chunk),
-                    CollectedBody::Whole(bytes) => *bytes = chunk,
+                    CollectedBody::Whole(bytes) => {
+                        let declared = bytes.len() as u64;
+                        return Err(PutRefusal::SizeMismatch { declared, received });
+                    }
                 }
                 Ok(())
             }
             Sink::Streamed(stream) => stream.write(chunk, &self.lane).await,
+            Sink::Spent => Err(PutRefusal::Unavailable),
         }
     }
 
-    /// Waits until the entry can be stored without further waiting for others. Whoever wants to
-    /// look at something a last time does so after this; [`Upload::finish`] does it by itself.
+    /// Looks at the whole body, and waits until the entry can be stored without further waiting for others.
+    /// Whoever wants to look at something a last time does so after this; [`Upload::finish`] does it by itself.
+    /// After a refusal the upload is over.
     pub async fn take_turn(&mut self) -> Result<(), PutRefusal> {
+        let ready = match self.look_at_rest().await {
+            Ok(()) => self.wait_for_turn().await,
+            Err(refusal) => Err(refusal),
+        };
+        ready.inspect_err(|refusal| self.series.refused(*refusal))
+    }
+
+    /// Does all that is to be done with the bytes before the entry is made visible.
+    async fn look_at_rest(&mut self) -> Result<(), PutRefusal> {
+        let received = self.received;
+        if let Some(declared) = self.declared.filter(|declared| received != *declared) {
+            return Err(PutRefusal::SizeMismatch { declared, received });
+        }
+        self.sink = match std::mem::replace(&mut self.sink, Sink::Spent) {
+            Sink::Collected(collection) if collection.verification.is_some() => {
+                let is_heavy = collection.is_heavy();
+                Sink::Collected(trips::complete(collection, is_heavy, &self.lane).await?)
+            }
+            Sink::Collected(collection) => Sink::Collected(collection),
+            Sink::Streamed(mut stream) => {
+                stream.write_rest(&self.lane).await?;
+                Sink::Streamed(stream)
+            }
+            Sink::Spent => return Err(PutRefusal::Unavailable),
+        };
+        Ok(())
+    }
+
+    async fn wait_for_turn(&mut self) -> Result<(), PutRefusal> {
         let turns = match (self.durability, &self.sink) {
             (Durability::Synced, _) => &self.lane.synced_writes,
             (Durability::Written, Sink::Collected(collection)) if collection.is_heavy() => {
@@ -218,16 +284,12 @@ impl Upload {
             }
             (Durability::Written, Sink::Streamed(stream)) if !stream.is_heavy() => return Ok(()),
             (Durability::Written, Sink::Streamed(_)) => &self.lane.streamed_writes,
-            (Durability::Written, Sink::Collected(_)) => return Ok(()),
+            (Durability::Written, Sink::Collected(_) | Sink::Spent) => return Ok(()),
         };
         if self.turn.is_none() {
             self.turn = permits(turns, 1, UPLOAD_WAIT_MAX).await;
         }
-        if self.turn.is_none() {
-            self.series.refused(PutRefusal::Busy);
-            return Err(PutRefusal::Busy);
-        }
-        Ok(())
+        self.turn.as_ref().map(|_| ()).ok_or(PutRefusal::Busy)
     }
 
     /// Makes the entry visible, if exactly the declared bytes were written.
@@ -244,10 +306,7 @@ impl Upload {
     }
 
     async fn commit(self) -> Result<Stored, PutRefusal> {
-        let (sink, received) = (self.sink, self.received);
-        if let Some(declared) = self.declared.filter(|declared| received != *declared) {
-            return Err(PutRefusal::SizeMismatch { declared, received });
-        }
+        let sink = self.sink;
         let put = match self.turn {
             None => sink.commit(),
             Some(turn) => {
@@ -259,10 +318,12 @@ impl Upload {
                 commit.await.map_err(|_| PutRefusal::Unavailable)?
             }
         };
-        match put {
-            Ok(Put::Stored) => Ok(Stored::New),
-            Ok(Put::Exists) => Ok(Stored::Exists),
-            Err(refusal) => Err(refusal),
+        match put? {
+            Put::Stored => Ok(Stored::New),
+            Put::Exists => {
+                self.promise.as_ref().map_or(Ok(()), Promise::keep)?;
+                Ok(Stored::Exists)
+            }
         }
     }
 }
@@ -272,6 +333,7 @@ impl Sink {
         match self {
             Self::Collected(collection) => collection.commit(),
             Self::Streamed(stream) => stream.finish(),
+            Self::Spent => Err(PutRefusal::Unavailable),
         }
     }
 }
@@ -280,19 +342,32 @@ impl Collection {
     /// Whether looking at the blob is too much work for an async thread.
     fn is_heavy(&self) -> bool {
         let verification = self.verification.as_ref();
-        verification.is_some_and(Verification::is_heavy)
+        let is_large = self.body.bytes().len() as u64 > COLLECTED_BYTES_MAX;
+        verification.is_some_and(|verification| is_large || verification.is_heavy())
     }
 
     fn commit(self) -> Result<Put, PutRefusal> {
-        let body: &[u8] = match &self.body {
-            CollectedBody::Growing(bytes, _) => bytes,
-            CollectedBody::Whole(bytes) => bytes,
-        };
-        if let Some(mut verification) = self.verification {
-            verification.add(body, |_| Ok(()))?;
+        if let Some(verification) = self.verification {
             verification.finish()?;
         }
-        let put = self.pool.put(&self.draft.record(), body);
+        let put = self.pool.put(&self.draft.record(), self.body.bytes());
         put.map_err(|error| PutRefusal::of(&error))
+    }
+}
+
+impl Work for Box<Collection> {
+    fn work(&mut self, trip: &mut Trip) -> Result<Pause, PutRefusal> {
+        let body = self.body.bytes();
+        let Some(verification) = &mut self.verification else {
+            return Ok(Pause::Done);
+        };
+        let mut rest = &body[self.verified..];
+        let pause = verification.add(&mut rest, trip, |_| Ok(()));
+        self.verified = body.len() - rest.len();
+        pause
+    }
+
+    fn verification(&mut self) -> Option<&mut Verification> {
+        self.verification.as_mut()
     }
 }

@@ -3,11 +3,15 @@
 //! A blob's bytes are hashed, and decoded if they are sent as zstd, once: while they are written, by the thread
 //! that writes them. Nothing is visible before [`Verification::finish`] has agreed.
 
+use std::time::Duration;
+
 use aws_lc_rs::digest;
 use larder_model::{BlobHash, DigestFunction};
 
-use crate::encoding::{DecodeError, Decoder, Encoding, WindowMemory};
+use crate::encoding::{DecodeError, Decoder, Encoding};
+use crate::trips::{Pause, TRIP_BYTES_MAX, Trip};
 use crate::upload::{COLLECTED_BYTES_MAX, PutRefusal};
+use crate::windows::WindowMemory;
 
 /// What comes out of a decoder at once, to be hashed while it is in the processor's cache.
 const PLAIN_BYTES: usize = 128 << 10;
@@ -82,37 +86,59 @@ impl Verification {
         }
     }
 
-    /// Looks at the next bytes as they were sent, and shows the caller what they are uncompressed.
+    /// Looks at the next bytes as they were sent, and shows the caller what they are uncompressed. What has been
+    /// looked at is taken off the front; after a pause the rest comes again, even if it is empty.
     pub(crate) fn add(
         &mut self,
-        mut sent: &[u8],
+        sent: &mut &[u8],
+        trip: &mut Trip,
         mut show: impl FnMut(&[u8]) -> Result<(), PutRefusal>,
-    ) -> Result<(), PutRefusal> {
+    ) -> Result<Pause, PutRefusal> {
         let (size, limit) = (self.size, self.limit);
         let Some(decoder) = &mut self.decoder else {
-            self.seen += sent.len() as u64;
-            self.hasher.update(sent);
-            return show(sent);
+            let bytes = std::mem::take(sent);
+            self.seen += bytes.len() as u64;
+            trip.produced += bytes.len();
+            self.hasher.update(bytes);
+            return show(bytes).map(|()| Pause::Done);
         };
-        let mut plain = Vec::with_capacity(PLAIN_BYTES);
+        let plain = &mut trip.plain;
+        if plain.capacity() == 0 {
+            // A byte more than is allowed shows that there are more.
+            let most = decoder.most().saturating_add(1);
+            plain.reserve_exact(most.min(PLAIN_BYTES as u64) as usize);
+        }
         while !sent.is_empty() || decoder.has_more() {
+            if trip.produced >= TRIP_BYTES_MAX {
+                return Ok(Pause::Enough);
+            }
             plain.clear();
-            decoder
-                .step(&mut sent, &mut plain)
-                .map_err(|error| match (error, size) {
-                    (DecodeError::Undecodable, _) => PutRefusal::Undecodable,
-                    (DecodeError::NoMemory, _) => PutRefusal::Busy,
-                    (DecodeError::TooLong, None) => PutRefusal::TooLarge { limit },
-                    (DecodeError::TooLong, Some(declared)) => PutRefusal::SizeMismatch {
+            match (decoder.step(sent, plain), size) {
+                (Ok(()), _) => {}
+                (Err(DecodeError::NoMemory), _) => return Ok(Pause::Memory),
+                (Err(DecodeError::Undecodable), _) => return Err(PutRefusal::Undecodable),
+                (Err(DecodeError::TooLong), None) => return Err(PutRefusal::TooLarge { limit }),
+                (Err(DecodeError::TooLong), Some(declared)) => {
+                    return Err(PutRefusal::SizeMismatch {
                         declared,
                         received: declared.saturating_add(1),
-                    },
-                })?;
-            self.hasher.update(&plain);
-            show(&plain)?;
+                    });
+                }
+            }
+            trip.produced += plain.len();
+            self.seen = decoder.produced();
+            self.hasher.update(plain);
+            show(plain)?;
         }
-        self.seen = decoder.produced();
-        Ok(())
+        Ok(Pause::Done)
+    }
+
+    /// After [`Pause::Memory`]: waits at most `wait_max` for what was missing. False: there was none.
+    pub(crate) async fn wait_for_memory(&mut self, wait_max: Duration) -> bool {
+        match &mut self.decoder {
+            Some(decoder) => decoder.wait_for_memory(wait_max).await,
+            None => true,
+        }
     }
 
     /// The blob's size, if its name says it.

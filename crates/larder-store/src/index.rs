@@ -312,10 +312,12 @@ impl Index {
         self.remove_if(hash, |now| now.place == place)
     }
 
-    /// Takes the key out if nobody has leased it since `slot` was read. Returns the slot if somebody has.
-    pub(crate) fn evict(&self, slot: &Slot) -> Option<Slot> {
-        let unchanged = |now: &Slot| now.place == slot.place && now.promise == slot.promise;
-        if self.remove_if(slot.hash, unchanged) {
+    /// Takes the key out unless somebody has leased it since `slot` was read, in a way that `counts`. Returns the slot
+    /// if somebody has.
+    pub(crate) fn evict(&self, slot: &Slot, counts: impl Fn(&Slot) -> bool) -> Option<Slot> {
+        let may_go =
+            |now: &Slot| now.place == slot.place && (now.promise == slot.promise || !counts(now));
+        if self.remove_if(slot.hash, may_go) {
             return None;
         }
         self.peek(slot.hash).filter(|now| now.place == slot.place)

@@ -2,7 +2,7 @@
 //!
 //! An entry can have a firm lease and a yielding one at once, each from its own time on, in the four
 //! bytes that a slot has for them. A yielding lease never makes a firm one longer: whoever may take only yielding
-//! leases can keep nobody's write from its room. Both end late rather than early, by less than 16
+//! leases can keep nobody's write from its room, nor crowd others' entries out of the pool. Both end late rather than early, by less than 16
 //! seconds, a yielding one by at most a fourteenth of its time more.
 
 /// How firmly an entry is to stay.
@@ -10,7 +10,9 @@
 pub enum Lease {
     /// A write that would need the entry's room is refused.
     Firm,
-    /// The entry goes when a write would be refused otherwise.
+    /// The entry stays as long as what such leases alone hold back is at most an eighth of what the pool takes up. What
+    /// is more counts as used, no more, the oldest segment first. So does all of it when a write would be refused
+    /// otherwise.
     Yielding,
 }
 
@@ -19,7 +21,7 @@ pub enum Lease {
 pub(crate) enum Honour {
     /// Firm and yielding ones.
     All,
-    /// Only firm ones: a write would be refused otherwise.
+    /// Only firm ones: a write would be refused otherwise, or yielding ones hold back too much.
     Firm,
 }
 
@@ -149,14 +151,15 @@ mod tests {
     }
 
     #[test]
-    fn leases_of_any_length_at_any_time_add_up_to_something() {
+    fn leases_of_any_length_at_any_time_last_unless_they_have_no_length_or_time_has_ended() {
         for lease_s in [0, 1, 3600, u32::MAX] {
-            for now_s in [0, 1, BEGIN_S, u32::MAX - 1, u32::MAX] {
+            for now_s in [1, BEGIN_S, u32::MAX / 2, u32::MAX] {
                 let firm = LeasePromise::NONE.with(Lease::Firm, now_s, lease_s);
                 let both = firm.with(Lease::Yielding, now_s.saturating_add(lease_s / 2), lease_s);
                 for honour in [Honour::All, Honour::Firm] {
-                    let until_s = both.until(honour, now_s, lease_s);
-                    assert!(until_s.is_none_or(|until_s| until_s > now_s));
+                    let lasts = both.until(honour, now_s, lease_s).is_some();
+                    let can_last = lease_s > 0 && now_s < u32::MAX;
+                    assert_eq!(lasts, can_last, "{honour:?}, {lease_s} s from {now_s} s on");
                 }
             }
         }

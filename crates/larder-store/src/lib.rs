@@ -11,7 +11,7 @@
 //! - Every doubt is a miss. What fails verification is a miss from then on, and an [`Event`].
 //! - The files together never take up more than the budget, not even while space is reclaimed.
 //! - An entry reported present by [`Pool::lease`] stays readable for the lease; if that is a yielding one, unless a
-//!   write would be refused otherwise.
+//!   write would be refused otherwise or such leases alone hold back more than an eighth of the pool.
 //! - An acknowledged write survives the death of the process; with [`Durability::Synced`] also a
 //!   power cut.
 //! - One process at a time: [`DataDir`] holds the lock.
@@ -48,7 +48,8 @@ pub use format::{
 };
 pub use lease::Lease;
 pub use pool::{
-    Bug, Durability, Event, OpenError, POOL_BUDGET_BYTES_MIN, Pool, PoolOptions, StoreError, Usage,
+    Bug, Durability, Event, Leases, OpenError, POOL_BUDGET_BYTES_MIN, Pool, PoolOptions,
+    StoreError, Usage,
 };
 pub use read::{
     Body, Entry, EntryHead, PIECE_BYTES_MAX, ReadError, Reader, WHOLE_BYTES_MAX, WouldBlock,

@@ -44,7 +44,7 @@ pub struct PoolOptions {
     pub budget_bytes: u64,
     /// What an acknowledged write survives.
     pub durability: Durability,
-    /// How long an entry that was reported present by [`Pool::lease`] stays readable.
+    /// How long an entry that was reported present by [`Pool::lease`] stays readable, as firmly as [`Lease`] says.
     pub lease: Duration,
     /// The pool evicts rather than leave less than this free on its disk.
     pub free_reserve_bytes: u64,
@@ -281,6 +281,8 @@ pub(crate) struct Shared {
     pub(crate) next_sequence: AtomicU64,
     /// Held by whoever moves or kills records: reclaim and purge, one segment or one batch at a time.
     pub(crate) moving: Mutex<()>,
+    /// Bytes of large entries that reclaim may yet let go round again. Changes under `moving`.
+    pub(crate) renewable_bytes: AtomicU64,
     pub(crate) chores: Mutex<Chores>,
     pub(crate) chore_due: Mutex<bool>,
     pub(crate) chore_due_changed: Condvar,
@@ -317,12 +319,19 @@ impl Pool {
         shared.index.peek(shared.index.hash(key)).is_some()
     }
 
-    /// The check of the key's entry, if it has one; it stays readable for [`PoolOptions::lease`] from now on. No disk
-    /// access.
+    /// The check of the key's entry, if it has one; it stays readable for [`PoolOptions::lease`] from now on, as firmly
+    /// as [`Lease`] says. No disk access.
     pub fn lease(&self, key: &[u8], lease: Lease) -> Option<u16> {
-        let shared = &self.shared;
-        let (hash, now_s) = (shared.index.hash(key), shared.clock.now_s());
-        shared.index.lease(hash, lease, now_s, shared.lease_s)
+        self.leases(lease).take(key)
+    }
+
+    /// [`Pool::lease`] for many keys, from one moment on.
+    pub fn leases(&self, lease: Lease) -> Leases<'_> {
+        Leases {
+            shared: &self.shared,
+            lease,
+            now_s: self.shared.clock.now_s(),
+        }
     }
 
     /// Changes the budget. A smaller one takes effect as segments are reclaimed, by and by.
@@ -378,6 +387,22 @@ impl Pool {
                 .min()
                 .unwrap_or(0),
         }
+    }
+}
+
+/// Leases entries, all from the same moment on.
+#[must_use = "it leases nothing by itself"]
+pub struct Leases<'p> {
+    shared: &'p Shared,
+    lease: Lease,
+    now_s: u32,
+}
+
+impl Leases<'_> {
+    /// [`Pool::lease`].
+    pub fn take(&self, key: &[u8]) -> Option<u16> {
+        let index = &self.shared.index;
+        index.lease(index.hash(key), self.lease, self.now_s, self.shared.lease_s)
     }
 }
 

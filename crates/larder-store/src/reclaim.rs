@@ -1,11 +1,15 @@
 //! Eviction: whole segments, oldest first, with a second chance.
 //!
 //! [`plan`] decides, from what lives in a segment, whether it can go and which entries are copied to
-//! the active segment first: those that are leased, because they were promised, and of those used
+//! the active segment first: those that are firmly leased, because they were promised, and of those used
 //! since they were written as many as the bound allows. The bound keeps write amplification below 1.25 and a
-//! segment's eviction short. A segment in which too much is leased stays until the leases end. If all do, the
-//! write that wants the space has yielding leases count for no more than use; if that does not help either,
-//! it is refused.
+//! segment's eviction short. A segment in which too much is leased stays until the leases end.
+//!
+//! Anybody who reads may take yielding leases, of anything and again and again, so what they hold back is
+//! bounded: an entry so leased is copied after those used, within the same bound, or else keeps its segment from
+//! going, and segments kept by that alone take up at most an eighth of the pool. When they would take up more, or
+//! when all segments stay, yielding leases count for no more than use. A write that does not find room even so is
+//! refused.
 
 use std::io;
 use std::sync::Arc;
@@ -23,8 +27,16 @@ use crate::walk::Walk;
 
 /// Of a segment's bytes, at most one part in this many is copied because it was used.
 const CARRY_PART: u64 = 5;
-/// Of a segment's bytes, at most one part in this many is copied because it is leased.
+/// Of a segment's bytes, at most one part in this many is copied because it is firmly leased.
 const LEASE_PART: u64 = 2;
+/// Of the bytes the pool takes up, at most one part in this many stays because of yielding leases alone.
+const YIELDING_PART: u64 = 8;
+/// Of the bytes that are evicted, at most one part in this many more may go round again because they were used; saved
+/// up to this part of the budget.
+pub(crate) const RENEW_PART: u64 = 4;
+/// How often, at most, a segment's entries are looked at again for leases taken since the last look. Only what cannot be
+/// read comes up a third time.
+const CARRY_ROUNDS_MAX: usize = 3;
 /// Of the budget, at most one part in this many is evicted from under its readers.
 const READERS_PART: u64 = 16;
 
@@ -40,7 +52,7 @@ pub(crate) struct Resident {
 pub(crate) enum Plan {
     /// Copy these, then remove it.
     Evict { carry: Vec<Resident> },
-    /// Its one entry is too large to copy but was used: let it go round again.
+    /// Its one entry is too large to copy but was used: let it go round again, if not too much does.
     Renew,
     /// Too much is leased until then, Unix seconds.
     Wait { until_s: u32 },
@@ -58,13 +70,25 @@ pub(crate) struct Terms {
 
 impl Terms {
     /// When an entry's lease ends, Unix seconds, if it has one that counts.
-    fn leased_until_s(&self, resident: &Resident) -> Option<u32> {
-        let promise = resident.slot.promise;
-        promise.until(self.honour, self.now_s, self.lease_s)
+    fn leased_until_s(&self, slot: &Slot) -> Option<u32> {
+        slot.promise.until(self.honour, self.now_s, self.lease_s)
     }
 
-    fn is_leased(&self, resident: &Resident) -> bool {
-        self.leased_until_s(resident).is_some()
+    /// Whether the entry has a lease that counts.
+    fn is_leased(&self, slot: &Slot) -> bool {
+        self.leased_until_s(slot).is_some()
+    }
+
+    fn honouring(self, honour: Honour) -> Self {
+        Self { honour, ..self }
+    }
+
+    /// When the first of these leases ends, of those that count.
+    fn first_end_s(&self, residents: &[&Resident]) -> u32 {
+        let ends = residents
+            .iter()
+            .filter_map(|resident| self.leased_until_s(&resident.slot));
+        ends.min().unwrap_or(self.now_s)
     }
 }
 
@@ -73,28 +97,41 @@ pub(crate) fn plan(residents: &[Resident], segment_bytes: u64, terms: &Terms) ->
     if let [only] = residents
         && only.record_bytes > segment_bytes / LEASE_PART
     {
-        return match (terms.leased_until_s(only), only.slot.is_used()) {
+        return match (terms.leased_until_s(&only.slot), only.slot.is_used()) {
             (Some(until_s), _) => Plan::Wait { until_s },
             (None, true) => Plan::Renew,
             (None, false) => Plan::Evict { carry: Vec::new() },
         };
     }
-    let (leased, rest): (Vec<&Resident>, Vec<&Resident>) = residents
+    let (firm, rest): (Vec<&Resident>, Vec<&Resident>) = residents
         .iter()
-        .partition(|resident| terms.is_leased(resident));
-    let mut bytes: u64 = leased.iter().map(|resident| resident.record_bytes).sum();
+        .partition(|resident| terms.honouring(Honour::Firm).is_leased(&resident.slot));
+    let mut bytes: u64 = firm.iter().map(|resident| resident.record_bytes).sum();
     if bytes > segment_bytes / LEASE_PART {
-        let ends = leased
-            .iter()
-            .filter_map(|resident| terms.leased_until_s(resident));
-        let until_s = ends.min().unwrap_or(terms.now_s);
+        let until_s = terms.first_end_s(&firm);
         return Plan::Wait { until_s };
     }
-    let mut carry: Vec<Resident> = leased.into_iter().copied().collect();
-    for resident in rest.into_iter().filter(|resident| resident.slot.is_used()) {
-        if bytes + resident.record_bytes <= segment_bytes / CARRY_PART {
+    let mut carry: Vec<Resident> = firm.into_iter().copied().collect();
+    let (yielding, rest): (Vec<&Resident>, Vec<&Resident>) = rest
+        .into_iter()
+        .partition(|resident| terms.honouring(Honour::All).is_leased(&resident.slot));
+    let mut carry_if_it_fits = |resident: &Resident| {
+        let fits = bytes + resident.record_bytes <= segment_bytes / CARRY_PART;
+        if fits {
             bytes += resident.record_bytes;
             carry.push(*resident);
+        }
+        fits
+    };
+    for resident in rest.into_iter().filter(|resident| resident.slot.is_used()) {
+        carry_if_it_fits(resident);
+    }
+    for resident in &yielding {
+        let counts = terms.is_leased(&resident.slot);
+        let carried = (counts || resident.slot.is_used()) && carry_if_it_fits(resident);
+        if counts && !carried {
+            let until_s = terms.first_end_s(&yielding);
+            return Plan::Wait { until_s };
         }
     }
     Plan::Evict { carry }
@@ -103,7 +140,7 @@ pub(crate) fn plan(residents: &[Resident], segment_bytes: u64, terms: &Terms) ->
 impl Shared {
     /// Makes some room, unless by now there is room for `wanted` bytes. Returns how many bytes came free or will
     /// when their readers are done; 0 if nothing can go. With [`Honour::Firm`], which is for writes that would be
-    /// refused otherwise, yielding leases are broken if nothing else can go.
+    /// refused otherwise, any number of yielding leases is broken if nothing else can go.
     pub(crate) fn reclaim_one(self: &Arc<Self>, wanted: u64, honour: Honour) -> u64 {
         let _moving = self.moving.lock();
         let used = self.space.used();
@@ -125,7 +162,8 @@ impl Shared {
         }
     }
 
-    /// Evicts a segment in which all leases have ended, or else one in which those to honour have.
+    /// Evicts a segment in which all leases have ended, as far as the bound on yielding ones allows, or else one in
+    /// which those to honour have.
     fn evict_honouring(self: &Arc<Self>, honour: Honour) -> io::Result<u64> {
         match (self.evict_oldest(Honour::All), honour) {
             (Ok(0) | Err(_), Honour::Firm) => self.evict_oldest(Honour::Firm),
@@ -135,16 +173,59 @@ impl Shared {
 
     /// Evicts the oldest segment that can go. Returns how many bytes that frees. Needs [`Shared::moving`].
     fn evict_oldest(self: &Arc<Self>, honour: Honour) -> io::Result<u64> {
-        while let Some(segment) = self.oldest_evictable(honour) {
+        loop {
+            // Looking at a segment may have shown that one more is kept.
+            let honour = if self.is_too_much_kept_by_yielding() {
+                Honour::Firm
+            } else {
+                honour
+            };
+            let Some(segment) = self.oldest_evictable(honour) else {
+                return Ok(0);
+            };
             let bytes = segment.disk_bytes();
             let evicted = self
                 .reclaim(&segment, honour)
                 .inspect_err(|error| self.disk_failed("reclaim a segment", error))?;
             if evicted {
+                self.earn_renewable(bytes / RENEW_PART);
                 return Ok(bytes.max(1));
             }
         }
-        Ok(0)
+    }
+
+    /// Lets that many more bytes go round again.
+    fn earn_renewable(&self, bytes: u64) {
+        let most = self.budget_bytes.load(Ordering::Relaxed) / RENEW_PART;
+        let saved = self.renewable_bytes.load(Ordering::Relaxed);
+        let saved = saved.saturating_add(bytes).min(most);
+        self.renewable_bytes.store(saved, Ordering::Relaxed);
+    }
+
+    /// Whether that many bytes may go round again. Entries that are read or leased all the time would do so for ever,
+    /// and newer ones go in their place.
+    fn spend_renewable(&self, bytes: u64) -> bool {
+        let saved = self.renewable_bytes.load(Ordering::Relaxed);
+        let left = saved.checked_sub(bytes);
+        self.renewable_bytes
+            .store(left.unwrap_or(saved), Ordering::Relaxed);
+        left.is_some()
+    }
+
+    /// Whether segments that stay because of yielding leases alone take up more than their part of the pool: newer
+    /// ones, which nobody has had the time to lease, would have to go in their place.
+    fn is_too_much_kept_by_yielding(&self) -> bool {
+        let now_s = self.clock.now_s();
+        let segments: Vec<_> = self.segments.read().values().cloned().collect();
+        let kept = segments.iter().filter(|segment| {
+            let stays = |honour| {
+                let until_s = segment.leased_until_s(honour).load(Ordering::Relaxed);
+                lease::lasts(until_s, now_s, self.lease_s)
+            };
+            stays(Honour::All) && !stays(Honour::Firm)
+        });
+        let kept_bytes: u64 = kept.map(|segment| segment.disk_bytes()).sum();
+        kept_bytes > self.space.used() / YIELDING_PART
     }
 
     /// The oldest segment that nobody writes to and whose leases may have ended; of those that nobody reads, if
@@ -182,6 +263,7 @@ impl Shared {
         let terms = self.terms(honour);
         let mut carry = match plan(&residents, segment.tail(), &terms) {
             Plan::Evict { carry } => carry,
+            Plan::Renew if !self.spend_renewable(segment.disk_bytes()) => Vec::new(),
             Plan::Renew => {
                 for resident in &residents {
                     self.index.forget_use(resident.slot.hash);
@@ -190,27 +272,41 @@ impl Shared {
                 return Ok(false);
             }
             Plan::Wait { until_s } => {
-                segment
-                    .leased_until_s(honour)
-                    .store(until_s, Ordering::Relaxed);
+                let stay = |honour, until_s| {
+                    let mark = segment.leased_until_s(honour);
+                    mark.store(until_s, Ordering::Relaxed);
+                };
+                stay(honour, until_s);
+                let firm = terms.honouring(Honour::Firm);
+                if let Plan::Wait { until_s } = plan(&residents, segment.tail(), &firm) {
+                    stay(Honour::Firm, until_s);
+                }
                 return Ok(false);
             }
         };
         self.outdate_checkpoint(segment)?;
+        let (lived, mut pending) = (residents.len() as u64, residents);
         let mut carried = 0;
-        loop {
+        for _ in 0..CARRY_ROUNDS_MAX {
             carried += self.carry_all(segment, &carry, honour)?;
             // What was leased while this went on has been promised as well.
-            let leased = residents.iter().filter_map(|resident| {
-                let slot = self.index.evict(&resident.slot)?;
-                Some(Resident { slot, ..*resident })
+            let terms = self.terms(honour);
+            pending.retain_mut(|resident| {
+                let leased = self.index.evict(&resident.slot, |now| terms.is_leased(now));
+                leased.is_some_and(|slot| {
+                    resident.slot = slot;
+                    true
+                })
             });
-            carry = leased.collect();
-            if carry.is_empty() {
+            if pending.is_empty() {
                 break;
             }
+            carry.clone_from(&pending);
         }
-        let mut evicted = (residents.len() as u64).saturating_sub(carried);
+        for resident in &pending {
+            self.index.remove(resident.slot.hash, resident.slot.place);
+        }
+        let mut evicted = lived.saturating_sub(carried);
         if !all_seen {
             evicted += self.index.forget_segment(segment.id());
         }
@@ -314,7 +410,7 @@ impl Shared {
         };
         let extent = match self.reserve_privileged(resident.record_bytes) {
             Ok(extent) => extent,
-            Err(StoreError::NoRoom) if !self.terms(honour).is_leased(resident) => {
+            Err(StoreError::NoRoom) if !self.terms(honour).is_leased(slot) => {
                 return Ok(None);
             }
             Err(StoreError::Io(error)) => return Err(error),
@@ -462,7 +558,8 @@ mod tests {
     }
 
     #[test]
-    fn yielding_leases_count_like_firm_ones_until_a_write_would_be_refused() {
+    fn what_yieldingly_leased_entries_cannot_be_copied_like_used_ones_keeps_its_segment_until_that_is_too_much()
+     {
         let leased = |unit, bytes, lease| resident(unit, bytes, true).leased(lease, NOW_S);
         let firm = |unit, bytes| leased(unit, bytes, Lease::Firm);
         let yielding = |unit, bytes| leased(unit, bytes, Lease::Yielding);
@@ -474,7 +571,7 @@ mod tests {
             carry: carry.to_vec(),
         };
         let table = [
-            // What lives there, what happens at first, and what if a write would be refused.
+            // What lives there, what happens at first, and what if yielding leases count no more.
             (vec![yielding(1, 600)], wait(), Plan::Renew),
             (vec![firm(1, 600)], wait(), wait()),
             (vec![both(1, 600)], wait(), wait()),
@@ -486,14 +583,24 @@ mod tests {
                 evict(&[firm(2, 300)]),
             ),
             (
-                vec![yielding(1, 300), resident(2, 100, true)],
-                evict(&[yielding(1, 300)]),
+                vec![yielding(1, 150), resident(2, 100, true)],
+                wait(),
                 evict(&[resident(2, 100, true)]),
             ),
             (
+                vec![yielding(1, 100), resident(2, 100, true)],
+                evict(&[resident(2, 100, true), yielding(1, 100)]),
+                evict(&[resident(2, 100, true), yielding(1, 100)]),
+            ),
+            (
                 vec![yielding(1, 100), yielding(2, 150), firm(3, 100)],
-                evict(&[yielding(1, 100), yielding(2, 150), firm(3, 100)]),
+                wait(),
                 evict(&[firm(3, 100), yielding(1, 100)]),
+            ),
+            (
+                vec![firm(1, 450), yielding(2, 10)],
+                wait(),
+                evict(&[firm(1, 450)]),
             ),
         ];
         for (number, (residents, at_first, at_last)) in table.into_iter().enumerate() {

@@ -21,6 +21,7 @@ use crate::format::{
 };
 use crate::index::Index;
 use crate::pool::{Counters, Event, OpenError, PoolOptions, Random, Shared};
+use crate::reclaim::RENEW_PART;
 use crate::segment::{self, Segment};
 use crate::space::Space;
 use crate::sync::GroupSync;
@@ -95,6 +96,7 @@ pub(crate) fn open(
         next_age: AtomicU64::new(u64::from(next_segment)),
         next_sequence: AtomicU64::new(next_sequence),
         moving: Mutex::new(()),
+        renewable_bytes: AtomicU64::new(options.budget_bytes / RENEW_PART),
         chores: Mutex::new(Chores::new(began_ms)),
         chore_due: Mutex::new(false),
         chore_due_changed: Condvar::new(),

@@ -262,8 +262,8 @@ fn readers_read_evicted_entries_to_the_end_and_cannot_drain_the_pool() {
         .filter(|key| !pool.contains(&key.to_le_bytes()))
         .collect();
     assert_eq!(
-        evicted,
-        [0],
+        evicted.len(),
+        1,
         "one sixteenth of the budget is evicted from under its readers"
     );
     assert!(pool.usage().used_bytes <= budget);

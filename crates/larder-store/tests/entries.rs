@@ -38,7 +38,7 @@ fn upload(pool: &Pool, key: &[u8], declared: bool, body: &[u8], check: u16) {
 fn check_of(pool: &Pool, key: &[u8]) -> Option<u16> {
     let head = pool.head(key, Wait::Allowed).expect("may wait");
     let entry = pool.get(key, Wait::Allowed).expect("may wait");
-    let leased = pool.lease(key, Lease::Yielding);
+    let leased = pool.lease(key, Lease::Firm);
     assert_eq!(head.map(|head| head.check), leased);
     assert_eq!(entry.map(|entry| entry.check), leased);
     leased

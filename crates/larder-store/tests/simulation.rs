@@ -18,6 +18,7 @@ use larder_store::{
 };
 
 const BUDGET: u64 = 1 << 20;
+const SEGMENT: u64 = BUDGET / 64;
 const DISK: u64 = 4 << 20;
 const LEASE_MS: u64 = 60_000;
 
@@ -173,7 +174,7 @@ impl World {
                 }
             }
             None => {
-                let may_refuse = self.leased_bytes(Some(Lease::Firm)) > 0;
+                let may_refuse = self.lasting_leases().any(|(lease, _)| lease == Lease::Firm);
                 let refused = self.pool.usage().refused_writes > refused_before;
                 if refused && !may_refuse && !self.damaged {
                     return Err("a write was refused though nothing is firmly leased".into());
@@ -399,16 +400,16 @@ impl World {
         Ok(leased.is_some())
     }
 
-    /// Bytes of bodies of which a lease, of any kind or of this one, may last.
-    fn leased_bytes(&self, kind: Option<Lease>) -> u64 {
+    /// The leases that may last, with the bytes of their bodies.
+    fn lasting_leases(&self) -> impl Iterator<Item = (Lease, u64)> {
         let since_ms = self.now_ms.load(Ordering::Relaxed) - 2 * LEASE_MS;
         let leases = self.leases.iter().rev();
-        let lasting = leases.take_while(|(at_ms, ..)| *at_ms > since_ms);
-        let counted = lasting.filter(|(_, lease, _)| kind.is_none_or(|kind| kind == *lease));
-        counted.map(|(.., bytes)| bytes + 100).sum()
+        let lasting = leases.take_while(move |(at_ms, ..)| *at_ms > since_ms);
+        lasting.map(|(_, lease, bytes)| (*lease, *bytes))
     }
 
-    /// What is leased stays readable, however much is written; if the lease yields, as long as little is leased.
+    /// What is leased stays readable, however much is written; if the lease yields, as long as little is leased:
+    /// so little that if each lease held back a segment of its own that would be less than an eighth of the pool.
     fn keep_a_lease(&mut self) -> Checked {
         let key = self.key();
         let yields = self.chance.below(2) == 0;
@@ -421,7 +422,12 @@ impl World {
             self.put_key(filler.as_bytes(), 9000, false, true)?;
         }
         self.now_ms.fetch_add(LEASE_MS / 4, Ordering::Relaxed);
-        let must_hold = !yields || self.leased_bytes(None) < BUDGET / 8;
+        let may_hold_back: u64 = self
+            .lasting_leases()
+            .map(|(_, bytes)| bytes + SEGMENT)
+            .sum();
+        // Not all of the budget may be in use.
+        let must_hold = !yields || may_hold_back < BUDGET / 10;
         if !self.pool.contains(&key) && !self.damaged && must_hold {
             return Err(format!("{key:?} was leased, {lease:?}"));
         }

@@ -5,6 +5,7 @@
 mod action_results;
 mod blob_calls;
 mod blobs;
+mod bounds;
 mod cold;
 mod control;
 mod encodings;

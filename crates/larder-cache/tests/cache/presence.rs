@@ -1,6 +1,6 @@
 //! Which blobs are missing: exactly, to each caller what it can see and nothing else, and present for a while.
 
-use larder_cache::{Encoding, PoolHandle, PoolPair, PutRefusal, Stored};
+use larder_cache::{BlobName, Encoding, NotAtHand, PoolHandle, PoolPair, PutRefusal, Stored};
 use larder_model::{BlobHash, Digest, DigestFunction};
 use larder_store::Durability;
 use proptest::prelude::*;
@@ -143,10 +143,28 @@ async fn what_a_pool_in_trouble_holds_is_missing_and_what_the_other_holds_is_the
     let seven = isolated("acme", "pr/7", 2);
     let blob = bytes(1000, 1);
     let asked = [digest_of(&blob), digest_of(b"")];
+    let name = BlobName::from(&asked[0]);
     assert_eq!(setup.missing(&seven, &asked).await, [true, false]);
+    assert!(setup.read_blob(&seven, &name).await.is_none());
+    let at_hand = || setup.cache.get_blob_at_hand(&seven.read(), &name);
+    assert!(matches!(at_hand(), Err(NotAtHand)));
     setup.open(&handles.untrusted, "untrusted", Durability::Written);
     setup.put_blob(&seven, &blob).await.unwrap();
-    assert_eq!(setup.missing(&seven, &asked).await, [false, false]);
+    let check = async |case| {
+        assert_eq!(
+            setup.missing(&seven, &asked).await,
+            [false, false],
+            "{case}"
+        );
+        let read = setup.read_blob(&seven, &name).await;
+        assert_eq!(read.as_ref(), Some(&blob), "{case}");
+        assert!(matches!(at_hand(), Ok(Some(_))), "{case}");
+    };
+    check("trusted is loading").await;
+    handles
+        .trusted
+        .load(|| panic!("what opens a pool may panic"));
+    check("trusted has failed").await;
 }
 
 /// Fills the trusted pool several times over, and says how many writes were refused.
