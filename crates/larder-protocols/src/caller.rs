@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use larder_auth::{Authenticator, BadCredential, Credential};
-use larder_model::{Caller, WorkspaceName};
+use larder_model::{Caller, Refusal, WorkspaceName};
 
 /// The workspaces of this server, and which of them anyone may read.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +33,7 @@ pub fn default_workspace() -> WorkspaceName {
 }
 
 /// Why a request has no caller.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoCaller {
     /// The credential is bad: loud, in the client's own language.
     BadCredential(BadCredential),
@@ -70,5 +70,17 @@ pub(crate) fn resolve(
             Some(named) if named != principal.workspace() => Err(NoCaller::OtherWorkspace),
             Some(_) | None => Ok(Caller::Known(principal)),
         },
+    }
+}
+
+/// The name of policy's refusal in metrics and logs.
+pub(crate) fn refusal_reason(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Anonymous => "anonymous",
+        Refusal::ReadOnly => "read_only",
+        Refusal::ControlPlaneOnly => "control_plane_only",
+        Refusal::NotAdmin => "not_admin",
+        Refusal::LabelNeedsIsolated => "label_needs_isolated",
+        Refusal::TooDeep => "too_deep",
     }
 }

@@ -8,15 +8,14 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
-use larder_auth::Authenticator;
+use larder_auth::{Authenticator, BadCredential};
 use larder_cache::Cache;
 use larder_model::{Caller, WorkspaceName};
 
 use crate::body::Body;
 use crate::caller::{NoCaller, WorkspaceTable, default_workspace, resolve};
-use crate::intake::{BodyLimits, Intake};
-use crate::nx::wire::Target;
-use crate::{control, nx};
+use crate::intake::{BodyLimits, Intake, WholeBodies};
+use crate::{bazel_http, control, nx, reapi};
 
 /// Where a request came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +26,44 @@ pub enum Origin {
     ControlSocket,
 }
 
+/// What the paths of the control plane begin with.
+const CONTROL_PATH: &str = "/v1/control/";
+
+/// Whose request it is.
+enum Route {
+    Grpc,
+    Nx(nx::wire::Target),
+    BazelHttp(bazel_http::wire::Target),
+    Control,
+    Nowhere,
+}
+
+impl Route {
+    /// A gRPC call is known by its content type and names its method in its path; all others are known by their paths.
+    fn of(head: &Parts) -> Self {
+        let path = head.uri.path();
+        if larder_grpc::is_grpc(&head.headers) {
+            Self::Grpc
+        } else if let Some(target) = nx::wire::target(path) {
+            Self::Nx(target)
+        } else if let Some(target) = bazel_http::wire::target(path) {
+            Self::BazelHttp(target)
+        } else if path.starts_with(CONTROL_PATH) {
+            Self::Control
+        } else {
+            Self::Nowhere
+        }
+    }
+}
+
 /// Answers requests of every protocol. Share it in an `Arc`.
 pub struct Gateway {
     pub(crate) cache: Arc<Cache>,
     pub(crate) limits: BodyLimits,
+    /// Memory for the bodies of requests that are needed whole.
+    pub(crate) whole_bodies: WholeBodies,
+    /// Memory for answers that are made whole.
+    pub(crate) whole_answers: WholeBodies,
     authenticator: Arc<Authenticator>,
     workspaces: ArcSwap<WorkspaceTable>,
     default: WorkspaceName,
@@ -51,6 +84,8 @@ impl Gateway {
         Self {
             cache,
             limits,
+            whole_bodies: WholeBodies::of_requests(),
+            whole_answers: WholeBodies::of_answers(),
             authenticator,
             workspaces,
             default: default_workspace(),
@@ -73,39 +108,70 @@ impl Gateway {
         B::Error: Send,
     {
         let (head, body) = request.into_parts();
-        let target = nx::wire::target(head.uri.path());
-        if let Some(target) = &target
-            && let Some(response) = nx::routes::answer_at_hand(self, &head, target, origin)
-        {
+        let route = Route::of(&head);
+        if let Some(response) = self.answer_at_hand(&head, &route, origin) {
             return response.into();
         }
         let gateway = Arc::clone(self);
         Answer(State::Awaited(Box::pin(async move {
-            gateway.wait_for(&head, body, target, origin).await
+            gateway.wait_for(&head, body, route, origin).await
         })))
+    }
+
+    fn answer_at_hand(
+        &self,
+        head: &Parts,
+        route: &Route,
+        origin: Origin,
+    ) -> Option<Response<Body>> {
+        match route {
+            Route::Nx(target) => nx::routes::answer_at_hand(self, head, target, origin),
+            Route::BazelHttp(target) => {
+                bazel_http::routes::answer_at_hand(self, head, target, origin)
+            }
+            Route::Grpc | Route::Control | Route::Nowhere => None,
+        }
     }
 
     async fn wait_for<B>(
         &self,
         head: &Parts,
         mut body: B,
-        target: Option<Target>,
+        route: Route,
         origin: Origin,
     ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin,
     {
         let mut intake = Intake::new(&mut body, &head.headers, self.limits);
-        if let Some(target) = target {
-            return nx::routes::answer(self, head, &target, origin, &mut intake).await;
+        let intake = &mut intake;
+        match route {
+            Route::Grpc => reapi::routes::answer(self, head, origin, intake).await,
+            Route::Nx(target) => nx::routes::answer(self, head, &target, origin, intake).await,
+            Route::BazelHttp(target) => {
+                bazel_http::routes::answer(self, head, &target, origin, intake).await
+            }
+            Route::Control => {
+                let path = head.uri.path();
+                let operation = path.strip_prefix(CONTROL_PATH).unwrap_or_default();
+                control::routes::answer(self, head, operation, origin, intake).await
+            }
+            Route::Nowhere => {
+                intake.drain().await;
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::NOT_FOUND;
+                response
+            }
         }
-        if let Some(operation) = head.uri.path().strip_prefix("/v1/control/") {
-            return control::routes::answer(self, head, operation, origin, &mut intake).await;
+    }
+
+    /// Whether a request's credential, if it has one, is in order: for routes that answer everybody, at which clients show what
+    /// is wrong.
+    pub fn check_credential(&self, headers: &HeaderMap) -> Result<(), BadCredential> {
+        match self.caller(headers, None, Origin::Tcp) {
+            Ok(_) | Err(NoCaller::OtherWorkspace) => Ok(()),
+            Err(NoCaller::BadCredential(bad)) => Err(bad),
         }
-        intake.drain().await;
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        response
     }
 
     /// Who sent a request, and about which workspace.

@@ -7,6 +7,9 @@
 //!
 //! A body that is refused is read too, because clients take an early answer for a broken connection,
 //! but with little patience: whoever may store nothing must not hold a connection for long either.
+//! With as little who has been given memory that others wait for ([`Intake::hurry`]).
+
+mod memory;
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -18,6 +21,8 @@ use http::HeaderMap;
 use http::header::EXPECT;
 use http_body::Body;
 use tokio::time::{Instant, timeout};
+
+pub(crate) use memory::{Room, SMALL_BYTES_MAX, WholeBodies};
 
 /// How patient a server is with the bodies of requests.
 #[derive(Debug, Clone, Copy)]
@@ -31,11 +36,11 @@ pub struct BodyLimits {
     /// How much of a refused body is read before the answer. Clients take an answer for a broken
     /// connection while they are still sending, so this is more than any of them can send.
     pub drain_bytes_max: u64,
-    /// The longest a client may send nothing of a refused body.
+    /// The longest a client may send nothing of a refused body, or of one that memory is kept for.
     pub drain_idle: Duration,
-    /// How long a client is waited for before the average speed of a refused body counts.
+    /// How long a client is waited for before the average speed of such a body counts.
     pub drain_grace: Duration,
-    /// The least average speed of a refused body. A client that is slower is answered at once, and
+    /// The least average speed of such a body. A client that is slower is answered at once, and
     /// may take it for a broken connection.
     pub drain_bytes_per_second_min: u64,
     /// The longest the client of a refused body is waited for in all.
@@ -112,18 +117,39 @@ impl<'a, B: Body<Data = Bytes> + Unpin> Intake<'a, B> {
         next
     }
 
+    /// [`Intake::next`] if there is nothing to wait for.
+    pub(crate) async fn next_at_hand(&mut self) -> Option<Result<Option<Bytes>, Interrupted>> {
+        let mut next = std::pin::pin!(self.next());
+        poll_fn(|context| match next.as_mut().poll(context) {
+            Poll::Ready(next) => Poll::Ready(Some(next)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
+    /// Reads and drops what has arrived of a body that nobody needs, and waits for none of it.
+    pub(crate) async fn drain_at_hand(&mut self) {
+        let end = self.received.saturating_add(AT_HAND_BYTES_MAX);
+        while self.received < end && matches!(self.next_at_hand().await, Some(Ok(Some(_)))) {}
+    }
+
+    /// From now on the client must be as fast as one whose body is refused: others wait for what it occupies.
+    pub(crate) fn hurry(&mut self) {
+        let limits = &mut self.limits;
+        limits.idle = limits.drain_idle.min(limits.idle);
+        limits.grace = limits.drain_grace.min(limits.grace);
+        limits.bytes_per_second_min = limits.drain_bytes_per_second_min;
+        (self.received_before, self.waited) = (self.received, Duration::ZERO);
+    }
+
     /// Reads and drops the rest of a refused body, within limits. A client that still waits for a
     /// go-ahead sends nothing, so nothing is read.
     pub(crate) async fn drain(&mut self) {
         if self.awaits_go_ahead {
             return;
         }
-        let limits = &mut self.limits;
-        limits.idle = limits.drain_idle.min(limits.idle);
-        limits.grace = limits.drain_grace.min(limits.grace);
-        limits.bytes_per_second_min = limits.drain_bytes_per_second_min;
-        let (bytes_max, wait_max) = (limits.drain_bytes_max, limits.drain_wait_max);
-        (self.received_before, self.waited) = (self.received, Duration::ZERO);
+        self.hurry();
+        let (bytes_max, wait_max) = (self.limits.drain_bytes_max, self.limits.drain_wait_max);
         let end = self.received.saturating_add(bytes_max);
         while self.received < end
             && self.waited < wait_max
@@ -172,6 +198,9 @@ impl<'a, B: Body<Data = Bytes> + Unpin> Intake<'a, B> {
         Ok(frame)
     }
 }
+
+/// The most bytes of a body that are dropped as being at hand: more than a connection buffers of one.
+const AT_HAND_BYTES_MAX: u64 = 8 << 20;
 
 type Frame<B> = Result<http_body::Frame<Bytes>, <B as Body>::Error>;
 

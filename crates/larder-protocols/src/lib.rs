@@ -6,6 +6,8 @@
 //! this protocol's status, by name).
 //!
 //! - `nx/`: the cache of Nx, `/v1/cache/{hash}`, as its real clients behave.
+//! - `reapi/`: the Remote Execution API as a cache, over gRPC: moon, Bazel, Buck2 and others.
+//! - `bazel_http/`: the same entries over HTTP, `/ac/{hash}` and `/cas/{hash}`.
 //! - `control/`: purge, stats and verify under `/v1/control/`, as JSON.
 //!
 //! A program serves with hyper roughly like this, for each connection:
@@ -25,19 +27,32 @@
 
 #![forbid(unsafe_code)]
 
+mod bazel_http;
 mod body;
 mod caller;
 pub mod control;
 mod excerpt;
 mod gateway;
+mod instance;
 mod intake;
 mod nx;
+mod percent;
+mod reapi;
 mod unwind;
+mod writer;
 
 pub use body::Body;
 pub use caller::{WorkspaceTable, default_workspace};
 pub use gateway::{Answer, Gateway, Origin};
 pub use intake::BodyLimits;
+
+/// What must hold of any bytes from outside, for the fuzzer alone.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::bazel_http::fuzzing::action_result_json;
+    pub use crate::reapi::fuzzing::{action_result, resource_name, tree, write_request};
+}
 
 /// The OpenAPI 3.0 document of everything a Larder server answers, as JSON.
 pub const OPENAPI_JSON: &str = include_str!("../openapi.json");

@@ -1,6 +1,7 @@
 //! The program's own few routes, and everything else to the gateway.
 //!
-//! Nothing here asks for a credential. `/metrics`, which names every workspace, is for processes of
+//! Nothing here asks for a credential. One that is sent to `/status` must be good, because that is where moon shows its user
+//! that it is not. `/metrics`, which names every workspace, is for processes of
 //! this machine unless the operator opens it to all; the other routes say whether the server
 //! lives, and nothing of what it holds.
 
@@ -10,9 +11,9 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::uri::PathAndQuery;
-use http::{Method, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use larder_cache::PoolState;
 use larder_protocols::{Answer, Body, Gateway, OPENAPI_JSON, Origin};
 use prometheus_client::registry::Registry;
@@ -87,7 +88,7 @@ impl Front {
         let route: &dyn Fn() -> Response<Body> = match request.uri().path() {
             "/healthz" => &|| answer(StatusCode::OK, TEXT, "ok\n".into()),
             "/readyz" => &|| self.readiness(),
-            "/status" => &|| self.status(),
+            "/status" => &|| self.status(request.headers()),
             "/metrics" => &|| self.metrics(local()),
             "/openapi.json" => &|| {
                 answer(
@@ -124,7 +125,19 @@ impl Front {
         answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into())
     }
 
-    fn status(&self) -> Response<Body> {
+    fn status(&self, headers: &HeaderMap) -> Response<Body> {
+        if let Err(bad) = self.gateway.check_credential(headers) {
+            let mut refusal = answer(
+                StatusCode::UNAUTHORIZED,
+                "text/plain",
+                bad.to_string().into(),
+            );
+            for scheme in ["Bearer", "Basic realm=\"larder\""] {
+                let scheme = HeaderValue::from_static(scheme);
+                refusal.headers_mut().append(WWW_AUTHENTICATE, scheme);
+            }
+            return refusal;
+        }
         let status = serde_json::json!({
             "name": "larder",
             "version": env!("CARGO_PKG_VERSION"),

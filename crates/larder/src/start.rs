@@ -141,19 +141,38 @@ pub(crate) fn welcome(secret: &TokenSecret, url: &str, data_dir: &Path) -> Strin
     let data_dir = place::absolute(data_dir);
     let data_dir = data_dir.display().to_string();
     let quoted = format!("'{}'", data_dir.replace('\'', r"'\''"));
+    let token = secret.expose();
+    // A gRPC client takes a host and a port, and no path.
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split('/').next().unwrap_or(authority);
     format!(
         "\n\
          First start: made the workspace \"default\" and a trusted token. It is shown only now.\n\
+         Where trunk is built:\n\
          \n\
-         For Nx, where trunk is built:\n\
+         For Nx:\n\
          \n\
          \x20 export NX_SELF_HOSTED_REMOTE_CACHE_SERVER={url}\n\
          \x20 export NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN={token}\n\
+         \n\
+         For moon, in the environment and in .moon/workspace.yml:\n\
+         \n\
+         \x20 export MOON_REMOTE_HOST=grpc://{authority}\n\
+         \x20 export LARDER_TOKEN={token}\n\
+         \n\
+         \x20 remote:\n\
+         \x20   host: 'grpc://{authority}'\n\
+         \x20   auth:\n\
+         \x20     token: 'LARDER_TOKEN'\n\
+         \n\
+         For Bazel, in .bazelrc:\n\
+         \n\
+         \x20 build --remote_cache=grpc://{authority}\n\
+         \x20 build --remote_header=\"authorization=Bearer {token}\"\n\
          \n\
          Pull requests must not have this token. They get one that reads what trunk wrote and\n\
          writes to a scope of its own, which trunk never sees:\n\
          \n\
          \x20 larder token create --access isolated --data-dir {quoted}\n",
-        token = secret.expose(),
     )
 }

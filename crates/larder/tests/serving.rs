@@ -75,21 +75,23 @@ fn the_first_start_prints_what_to_paste_and_later_starts_print_no_token() {
         "{output}"
     );
     let token = printed_token(&output).unwrap().to_owned();
+    let grpc = server.url().replace("http://", "grpc://");
+    for line in [
+        format!("  export MOON_REMOTE_HOST={grpc}\n"),
+        format!("  export LARDER_TOKEN={token}\n"),
+        format!("  remote:\n    host: '{grpc}'\n    auth:\n      token: 'LARDER_TOKEN'\n"),
+        format!("  build --remote_cache={grpc}\n"),
+        format!("  build --remote_header=\"authorization=Bearer {token}\"\n"),
+    ] {
+        assert!(output.contains(&line), "{line:?} is in {output}");
+    }
     assert_eq!(put(&server, "1", &token, b"one"), 200);
     assert_eq!(get(&server, "1", &token).body, b"one");
     server.restart().unwrap();
-    assert_eq!(
-        server.output().matches(&token).count(),
-        1,
-        "{}",
-        server.output()
-    );
-    assert_eq!(
-        server.output().matches("lrd_").count(),
-        1,
-        "{}",
-        server.output()
-    );
+    let tokens = |output: &str| output.matches("lrd_").count();
+    assert_eq!(tokens(&output), output.matches(&token).count(), "{output}");
+    let later = server.output();
+    assert_eq!(tokens(&later), tokens(&output), "{later}");
     assert_eq!(get(&server, "1", &token).body, b"one");
 }
 
@@ -436,6 +438,16 @@ fn the_programs_own_routes_answer() {
     let status: serde_json::Value = serde_json::from_slice(&status.body).unwrap();
     assert_eq!(status["ready"], true);
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    // moon shows its user what comes from here and from no other path.
+    let bad = send(&server, &Request::get("/status").bearer("lrd_bad"));
+    assert_eq!(bad.status, 401);
+    assert_eq!(bad.header("content-type"), Some("text/plain"));
+    assert!(bad.text().contains("not a whole Larder token"), "{bad:?}");
+    let token = printed_token(&server.output()).unwrap().to_owned();
+    assert_eq!(
+        send(&server, &Request::get("/status").bearer(&token)).status,
+        200
+    );
     assert_eq!(send(&server, &Request::get("/healthz")).status, 200);
     assert_eq!(
         send(&server, &Request::new("DELETE", "/healthz")).status,

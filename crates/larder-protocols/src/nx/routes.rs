@@ -5,16 +5,17 @@ use http::request::Parts;
 use http::{Method, Response};
 use larder_auth::BadCredential;
 use larder_cache::{Action, NotAtHand, PutStart, Stored};
-use larder_model::{Caller, Dialect, EntryKey, Policy, ReadGrant, WriteGrant};
+use larder_model::{Caller, Dialect, EntryKey, Policy, ReadGrant};
 
-use super::status::{self, Counted, Lookup, NotStored, refusal_reason};
+use super::status::{self, Counted, Lookup, NotStored};
 use super::wire::{Address, Target};
 use crate::body::Body;
-use crate::caller::NoCaller;
+use crate::caller::{NoCaller, refusal_reason};
 use crate::excerpt::Excerpt;
 use crate::gateway::{Gateway, Origin};
 use crate::intake::Intake;
 use crate::unwind::{caught, caught_at_once};
+use crate::writer::Writer;
 
 /// Answers a request to a path of this protocol, whatever it has to wait for.
 pub(crate) async fn answer<B>(
@@ -145,21 +146,11 @@ where
     let Target::Entry(address) = target else {
         return Err(NotStored::NoEntry);
     };
-    let resolve = || gateway.caller(&head.headers, address.workspace.as_ref(), origin);
-    let caller = resolve().map_err(NotStored::of_no_caller)?;
-    let label = address.label.as_ref();
-    let grant = Policy::write(&caller, label).map_err(NotStored::Policy)?;
-    let (workspace, scope) = (grant.workspace(), grant.scope());
-    let (writer, key) = (grant.writer(), Excerpt(&address.key));
-    // An upload can take longer than its credential lasts.
-    let still_good = || match resolve() {
-        Ok(now) if now == caller => Ok(()),
-        other => {
-            tracing::info!(%workspace, %writer, "a credential ended before its upload did");
-            Err(other.map_or_else(NotStored::of_no_caller, |_| NotStored::CallerChanged))
-        }
-    };
-    let stored = upload(gateway, &grant, address, intake, still_good).await?;
+    let (workspace, label) = (address.workspace.as_ref(), address.label.as_ref());
+    let writer = gateway.writer(&head.headers, workspace, label, origin)?;
+    let stored = upload(gateway, &writer, address, intake).await?;
+    let (grant, key) = (&writer.grant, Excerpt(&address.key));
+    let (workspace, scope, writer) = (grant.workspace(), grant.scope(), grant.writer());
     tracing::debug!(%workspace, %scope, %writer, %key, ?stored, "a write was accepted");
     Ok(stored)
 }
@@ -167,10 +158,9 @@ where
 /// Moves the body into the cache. Whatever is left of it is still to be drained.
 async fn upload<B>(
     gateway: &Gateway,
-    grant: &WriteGrant,
+    writer: &Writer<'_>,
     address: &Address,
     intake: &mut Intake<'_, B>,
-    still_good: impl Fn() -> Result<(), NotStored>,
 ) -> Result<Stored, NotStored>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
@@ -179,9 +169,9 @@ where
     if declared == Some(0) {
         return Err(NotStored::Empty);
     }
-    let start = gateway
-        .cache
-        .put(grant, Dialect::Nx, &address.key, declared, Bytes::new())
+    let (cache, grant, key) = (&gateway.cache, &writer.grant, &address.key);
+    let start = cache
+        .put(grant, Dialect::Nx, key, declared, Bytes::new())
         .await;
     let mut upload = match start.map_err(NotStored::Cache)? {
         PutStart::Upload(upload) => upload,
@@ -195,9 +185,7 @@ where
     if empty {
         return Err(NotStored::Empty);
     }
-    upload.take_turn().await.map_err(NotStored::Cache)?;
-    still_good()?;
-    upload.finish().await.map_err(NotStored::Cache)
+    Ok(writer.finish(upload).await?)
 }
 
 /// Counts and logs a refused write. What anybody on the network can cause is logged for those who

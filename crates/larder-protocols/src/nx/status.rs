@@ -8,8 +8,9 @@ use larder_cache::{Hit, PutRefusal, Stored, Unfinished};
 use larder_model::Refusal;
 
 use crate::body::Body;
-use crate::caller::NoCaller;
+use crate::caller::{NoCaller, refusal_reason};
 use crate::intake::Interrupted;
+use crate::writer::NotWritten;
 
 /// How a `GET` or `HEAD` ends.
 #[expect(
@@ -65,14 +66,19 @@ pub(super) enum Counted {
     Denied,
 }
 
-impl NotStored {
-    pub(super) fn of_no_caller(no_caller: NoCaller) -> Self {
-        match no_caller {
-            NoCaller::BadCredential(bad) => Self::BadCredential(bad),
-            NoCaller::OtherWorkspace => Self::OtherWorkspace,
+impl From<NotWritten> for NotStored {
+    fn from(not_written: NotWritten) -> Self {
+        match not_written {
+            NotWritten::NoCaller(NoCaller::BadCredential(bad)) => Self::BadCredential(bad),
+            NotWritten::NoCaller(NoCaller::OtherWorkspace) => Self::OtherWorkspace,
+            NotWritten::Policy(refusal) => Self::Policy(refusal),
+            NotWritten::CallerChanged => Self::CallerChanged,
+            NotWritten::Cache(refusal) => Self::Cache(refusal),
         }
     }
+}
 
+impl NotStored {
     pub(super) fn counted(self) -> Counted {
         match self {
             Self::Cache(_) => Counted::ByTheCache,
@@ -102,18 +108,6 @@ impl NotStored {
             Self::Interrupted(Interrupted::Stalled) => Unfinished::Stalled.name(),
             Self::Failed => Unfinished::Failed.name(),
         }
-    }
-}
-
-/// The name of policy's refusal in metrics and logs.
-pub(super) fn refusal_reason(refusal: Refusal) -> &'static str {
-    match refusal {
-        Refusal::Anonymous => "anonymous",
-        Refusal::ReadOnly => "read_only",
-        Refusal::ControlPlaneOnly => "control_plane_only",
-        Refusal::NotAdmin => "not_admin",
-        Refusal::LabelNeedsIsolated => "label_needs_isolated",
-        Refusal::TooDeep => "too_deep",
     }
 }
 

@@ -4,9 +4,9 @@
 //! URL may end in a slash, and it can carry what the client cannot say otherwise:
 //! `[/w/WORKSPACE][/scope/LABEL]`.
 
-use std::borrow::Cow;
-
 use larder_model::{EntryKey, ScopeLabel, WorkspaceName};
+
+use crate::percent;
 
 /// What the client appends to its server URL, before the hash.
 const CACHE_PATH: &str = "/v1/cache/";
@@ -66,29 +66,12 @@ fn address(prefix: &str, hash: &str) -> Option<Address> {
 }
 
 fn key(hash: &str) -> Option<EntryKey> {
-    let decoded = percent_decode(hash)?;
+    let decoded = percent::decode(hash)?;
     let forbidden = |byte: &u8| byte.is_ascii_control() || *byte == b'/';
     if decoded.len() > HASH_BYTES_MAX || decoded.iter().any(forbidden) {
         return None;
     }
     EntryKey::new(&decoded).ok()
-}
-
-/// Decodes once; `None` if a `%` is not followed by two hexadecimal digits.
-fn percent_decode(text: &str) -> Option<Cow<'_, [u8]>> {
-    if !text.contains('%') {
-        return Some(Cow::Borrowed(text.as_bytes()));
-    }
-    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16).map(|digit| digit as u8);
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => digit(bytes.next())? << 4 | digit(bytes.next())?,
-            plain => plain,
-        });
-    }
-    Some(Cow::Owned(decoded))
 }
 
 #[cfg(test)]
@@ -197,17 +180,6 @@ mod tests {
             let escapes: Vec<String> = hash.iter().map(|byte| format!("%{byte:02x}")).collect();
             let encoded = escapes.concat();
             check(&format!("/v1/cache/{encoded}"), None, None, &hash);
-        }
-
-        #[test]
-        fn only_whole_escapes_decode(text in "[a-f0-9%g]{0,20}") {
-            let escapes = text.split('%').skip(1);
-            let whole = |escape: &str| {
-                escape.len() >= 2 && escape[..2].bytes().all(|byte| byte.is_ascii_hexdigit())
-            };
-            let (count, all_whole) = (escapes.clone().count(), escapes.clone().all(whole));
-            let decoded = percent_decode(&text).map(|decoded| decoded.len());
-            prop_assert_eq!(decoded, all_whole.then(|| text.len() - 2 * count));
         }
     }
 }

@@ -23,6 +23,8 @@ use larder_store::{Pool, PoolOptions, RealDisk};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 
+use crate::log;
+
 const POOL_BYTES: u64 = 64 << 20;
 
 /// An answer, read to its end.
@@ -157,6 +159,7 @@ impl House {
     }
 
     pub(crate) fn over(pair: PoolPair) -> Self {
+        log::listen();
         let limits = CacheLimits::default();
         let cache = Cache::new(pair.clone(), HashMap::new(), limits, CacheMetrics::new());
         let cache = Arc::new(cache);

@@ -3,8 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 #![expect(clippy::print_stdout, reason = "a test says the seed that repeats it")]
 
+mod bazel_http;
 mod control;
 mod house;
+mod interference;
+mod log;
 mod nx;
 mod poisoning;
+mod reapi;
+mod reapi_actions;
+mod reapi_blobs;
+mod reapi_calls;
+mod reapi_streams;
+mod reapi_trust;
 mod refusals;

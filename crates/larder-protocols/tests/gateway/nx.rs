@@ -122,7 +122,7 @@ async fn every_refused_upload_is_read_to_its_end_and_then_403() {
         ..CacheLimits::default()
     });
     let answer = drained_put(&house, ENTRY, &[house.bearer("trunk")]).await;
-    check_line(&answer, 403, "limited to 1000 bytes");
+    check_line(&answer, 403, "no more than 1000 bytes");
     check_bare(&house.get("trunk", ENTRY).await, 404);
 }
 

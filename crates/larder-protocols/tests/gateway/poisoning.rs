@@ -1,26 +1,22 @@
 //! What an untrusted writer tries, and that no trusted reader ever notices.
 //!
 //! The table is the one of CVE-2025-36852 ("CREEP"): the same hash from a pull request and from
-//! trunk, in every order. The property says the same of everything at once: take all untrusted
-//! operations, or another tenant's, out of a history, and what is left gets the same answers.
+//! trunk, in every order. `interference.rs` says the same of everything at once.
 
-use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
 use std::time::Duration;
 
-use crate::house::{Answer, End, House, Pieces};
+use crate::house::{End, House, Pieces};
 use http::StatusCode;
 use larder_model::Access;
-use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const K: &str = "/v1/cache/10452039173495807818";
 
-fn house() -> House {
+/// A house with trusted, reading and isolated tokens in `acme`, and two of another tenant.
+pub(crate) fn house() -> House {
     let mut house = House::new();
     house.token("trunk", "acme", Access::Trusted);
     house.token("release", "acme", Access::Trusted);
@@ -229,145 +225,4 @@ async fn tenants_share_no_keys() {
     reads(&house, "tenant", Some(b"other")).await;
     reads(&house, "pr7", Some(b"acme")).await;
     reads(&house, "tenant-pr", Some(b"other")).await;
-}
-
-/// One operation of a history.
-#[derive(Debug, Clone)]
-struct Step {
-    who: &'static str,
-    put: bool,
-    label: bool,
-    key: u8,
-    size: usize,
-    end: End,
-}
-
-const TRUSTED: [&str; 3] = ["trunk", "release", "laptop"];
-const UNTRUSTED: [&str; 2] = ["pr7", "pr8"];
-const TENANT: [&str; 2] = ["tenant", "tenant-pr"];
-
-fn step() -> impl Strategy<Value = Step> {
-    let who: Vec<&str> = [&TRUSTED[..], &UNTRUSTED, &TENANT].concat();
-    let size = prop_oneof![
-        Just(0_usize),
-        1..200_usize,
-        65_530..65_545_usize,
-        Just(200_000)
-    ];
-    let end = prop_oneof![
-        4 => Just(End::Clean),
-        1 => Just(End::Broken),
-        1 => Just(End::Never),
-    ];
-    (
-        proptest::sample::select(who),
-        any::<bool>(),
-        any::<bool>(),
-        0..3_u8,
-        size,
-        end,
-    )
-        .prop_map(|(who, put, label, key, size, end)| Step {
-            who,
-            put,
-            label,
-            key,
-            size,
-            end,
-        })
-}
-
-impl Step {
-    /// Every write has bytes of its own, so that a reader can tell whose it got.
-    async fn run(&self, index: usize, house: &House) -> Answer {
-        let prefix = if self.label { "/scope/linux" } else { "" };
-        let path = format!("{prefix}/v1/cache/{}", self.key);
-        if !self.put {
-            return house.get(self.who, &path).await;
-        }
-        let body: Vec<u8> = index
-            .to_le_bytes()
-            .into_iter()
-            .cycle()
-            .take(self.size)
-            .collect();
-        let declared = Some(self.size as u64);
-        let body = Pieces::new(&[&body], declared, self.end).0;
-        house
-            .send("PUT", &path, &[house.bearer(self.who)], body)
-            .await
-    }
-}
-
-/// The answers that `watched` get in a history of which `keep` says who takes part. Uploads that
-/// stand still are held open to the history's end, and nobody watched waits for anything.
-async fn observe(steps: &[Step], watched: &[&str], keep: impl Fn(&str) -> bool) -> Vec<Answer> {
-    let house = house();
-    let (mut seen, mut held) = (Vec::new(), Vec::new());
-    for (index, step) in steps.iter().enumerate() {
-        if !keep(step.who) {
-            continue;
-        }
-        let started = Instant::now();
-        let mut run = Box::pin(step.run(index, &house));
-        if step.put && step.end == End::Never {
-            poll_fn(|context| Poll::Ready(run.as_mut().poll(context).is_pending())).await;
-            held.push(run);
-            continue;
-        }
-        let answer = run.await;
-        if watched.contains(&step.who) {
-            assert_eq!(started.elapsed(), Duration::ZERO, "{step:?} waited");
-            seen.push(answer);
-        }
-    }
-    seen
-}
-
-/// Runs random histories with everybody and without `left_out`; `watched` must not see a difference.
-fn check_non_interference(watched: &[&str], left_out: &[&str]) {
-    let seed = std::env::var("LARDER_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) * 0x9e37_79b9);
-    println!("repeat with LARDER_TEST_SEED={seed}");
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = Config {
-        cases: 48,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    let steps = proptest::collection::vec(step(), 1..60);
-    TestRunner::new_with_rng(config, random)
-        .run(&steps, |steps| {
-            runtime.block_on(async {
-                let with = observe(&steps, watched, |_| true).await;
-                let without = observe(&steps, watched, |who| !left_out.contains(&who)).await;
-                prop_assert_eq!(with, without);
-                Ok(())
-            })
-        })
-        .unwrap();
-}
-
-#[test]
-fn nothing_untrusted_changes_any_answer_that_a_trusted_client_gets() {
-    check_non_interference(&TRUSTED, &UNTRUSTED);
-}
-
-#[test]
-fn nothing_a_tenant_does_changes_any_answer_that_another_gets() {
-    check_non_interference(&[&TRUSTED[..], &UNTRUSTED].concat(), &TENANT);
-}
-
-#[test]
-fn nothing_one_pull_request_does_changes_any_answer_that_another_gets() {
-    check_non_interference(&["pr7"], &["pr8"]);
 }

@@ -1,15 +1,11 @@
 //! Uploads that are refused: what is counted, what is logged, and credentials that end on the way.
 
-use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
-
 use crate::house::{Answer, End, House, Pieces, bytes};
+use crate::{log, reapi};
 use http::StatusCode;
 use larder_auth::TokenGrant;
 use larder_model::Access;
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::Level;
 
 const ENTRY: &str = "/v1/cache/10452039173495807818";
 
@@ -59,6 +55,41 @@ async fn a_credential_that_ends_before_its_upload_does_stores_nothing() {
 }
 
 #[tokio::test]
+async fn a_credential_that_ends_before_its_upload_does_is_logged_with_its_writer() {
+    let blob = bytes(1000, 1);
+    let (hash, message) = (reapi::hash(&blob), reapi::names(&blob, false).0);
+    let message = reapi::part(&message, 0, &blob, true);
+    let message = larder_grpc::frame(&larder_proto::Message::encode_to_vec(&message));
+    for (method, path, body) in [
+        ("PUT", ENTRY, &blob[..]),
+        ("PUT", &format!("/cas/{hash}"), &blob),
+        ("PUT", &format!("/ac/{hash}"), &blob),
+        ("POST", reapi::WRITE, &message),
+    ] {
+        let house = house();
+        log::keep();
+        let body = Pieces::new(&[&body[..500], &body[500..]], None, End::Clean).0;
+        let body = body.before_last(house.change("trunk", |grant| grant.revoked = true));
+        let kind = if method == "POST" {
+            "application/grpc"
+        } else {
+            "x/y"
+        };
+        let mut request = http::Request::builder().method(method).uri(path);
+        request = request.header("content-type", kind);
+        request = request.header("authorization", house.bearer("trunk"));
+        house
+            .exchange(larder_protocols::Origin::Tcp, request.body(body).unwrap())
+            .await;
+        let (lines, text) = (log::kept(), "a credential ended before its upload did");
+        let line = lines.iter().find(|(_, line)| line.contains(text));
+        let (level, line) = line.unwrap_or_else(|| panic!("{path}: {lines:#?}"));
+        assert_eq!(*level, Level::INFO);
+        assert!(line.contains("workspace=acme writer="), "{path}: {line}");
+    }
+}
+
+#[tokio::test]
 async fn every_write_that_is_not_stored_is_counted_with_its_reason() {
     let house = house();
     let trunk = [house.bearer("trunk")];
@@ -83,48 +114,10 @@ async fn every_write_that_is_not_stored_is_counted_with_its_reason() {
     }
 }
 
-/// Keeps what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<(Level, String)>>>);
-
-struct Fields(String);
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        write!(self.0, " {field}={value:?}").unwrap();
-    }
-}
-
-impl Subscriber for Log {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("larder_protocols")
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut fields = Fields(String::new());
-        event.record(&mut fields);
-        let line = (*event.metadata().level(), fields.0);
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 #[tokio::test]
 async fn anonymous_refusals_are_logged_quietly_and_others_name_the_writer_and_no_long_text() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(log.clone());
     let house = house();
+    log::keep();
     let verbose = format!("/v1/cache/{}", "x".repeat(5000));
     let control = format!("/v1/control/{}", "x".repeat(5000));
     for (method, path) in [("PUT", ENTRY), ("PUT", &verbose), ("POST", &control)] {
@@ -134,7 +127,7 @@ async fn anonymous_refusals_are_logged_quietly_and_others_name_the_writer_and_no
     }
     house.put("laptop", ENTRY, b"x").await;
     house.put("trunk", &verbose, b"x").await;
-    let lines = log.0.lock().unwrap();
+    let lines = log::kept();
     let (named, quiet): (Vec<_>, Vec<_>) = lines
         .iter()
         .partition(|(_, line)| line.contains("workspace=acme writer="));

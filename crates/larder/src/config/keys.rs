@@ -61,7 +61,7 @@ keys! {
     StoreDurability: "store", "durability", "`written` or `synced`", "`written`", false,
         "When an upload is acknowledged: `written` survives the death of the process at once and of the machine within seconds, `synced` survives power loss before it is acknowledged.";
     StoreLease: "store", "lease", "duration", "`1h`", false,
-        "How long an entry that was reported present stays readable, whatever else is written.";
+        "How long a blob that was reported present stays readable, whatever else is written. What untrusted callers ask for in the trusted pool stays as long as it holds back no more than a small part of it.";
     StoreFreeReserve: "store", "free_reserve", "size or percent", "`1GiB`, at most 5% of the disk", false,
         "Space of the disk that Larder leaves free, even when a budget is not used up.";
     LimitsEntrySizeMax: "limits", "entry_size_max", "size", "`2GiB`", true,

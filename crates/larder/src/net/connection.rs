@@ -38,10 +38,11 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const HTTP2_HEADER_BYTES_MAX: u32 = 64 << 10;
 /// Requests at a time on one HTTP/2 connection.
 const HTTP2_STREAM_COUNT_MAX: u32 = 200;
-/// What an HTTP/2 client may send of one body before it is taken: enough for 100 MB/s at a distance of 20 ms.
-const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
-/// And of all bodies of its connection.
-const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// What an HTTP/2 client may send of one body before it is taken: enough for 50 MB/s at a distance of 20 ms.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// And of all bodies of its connection. Bodies that wait for memory are not taken, and must not fill this in front of those that
+/// have memory already and free it only when they are complete; so it is many times a stream's.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// The bytes of a frame that a client may send. The default of 16 KiB costs twice as much per byte.
 const HTTP2_FRAME_BYTES_MAX: u32 = 256 << 10;
 
