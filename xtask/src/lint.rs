@@ -1,4 +1,5 @@
-//! What a change must pass before anyone reads it: rustfmt, clippy without warnings, cargo-deny.
+//! What a change must pass before anyone reads it: rustfmt, generated code that is up to date, clippy without warnings,
+//! cargo-deny.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -6,15 +7,16 @@ use std::process::Command;
 use anyhow::Result;
 use larder_testkit::target_dir;
 
-use crate::shell;
+use crate::{codegen, shell};
 
 const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// Runs the three of them.
+/// Runs the four of them.
 pub(crate) fn run() -> Result<()> {
     shell::timed("rustfmt", || {
         shell::show(shell::cargo().args(["fmt", "--all", "--check"]))
     })?;
+    shell::timed("generated code", codegen::check)?;
     shell::timed("clippy", || {
         let mut clippy = shell::cargo();
         clippy.args(["clippy", "--workspace", "--all-targets", "--locked"]);

@@ -1,10 +1,12 @@
 //! Chores of this repository, run as `cargo xtask CHORE`.
 //!
 //! Each chore says what it does before it does something slow, and does all of its own set-up. Whatever it installs goes below
-//! `target/`, so `cargo clean` undoes it; only `bench http` asks apt for nginx and wrk.
+//! `target/`, so `cargo clean` undoes it; only Bazel, and nginx and wrk for `bench http`, come from apt.
 
+mod apt;
 mod bench;
 mod clients;
+mod codegen;
 mod docs;
 mod lint;
 mod schemathesis;
@@ -17,10 +19,11 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "\
 cargo xtask test                  install the pinned clients, then run every test
-cargo xtask lint                  rustfmt, clippy, cargo-deny
+cargo xtask lint                  rustfmt, codegen --check, clippy, cargo-deny
 cargo xtask clients               only install the pinned clients
+cargo xtask codegen [--check]     write what larder-proto has of the .proto files, or compare it
 cargo xtask docs --check|--write  compare docs/config.md with the program, or write it
-cargo xtask bench store|http      measure, and write bench/runs/DATE-MACHINE/";
+cargo xtask bench store|http|reapi  measure, and write bench/runs/DATE-MACHINE/";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -40,9 +43,12 @@ fn run(words: &[&str]) -> Result<()> {
         ["test"] => test::run(),
         ["lint"] => lint::run(),
         ["clients"] => clients::install_all().map(|_| ()),
+        ["codegen"] => codegen::write(),
+        ["codegen", "--check"] => codegen::check(),
         ["docs", "--check"] => docs::check(),
         ["docs", "--write"] => docs::write(),
-        ["bench", "store"] => bench::store::run(),
+        ["bench", "store"] => bench::program::run("store", "larder-store"),
+        ["bench", "reapi"] => bench::program::run("reapi", "larder"),
         ["bench", "http"] => bench::http::run(),
         _ => bail!("unknown chore {:?}\n{USAGE}", words.join(" ")),
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use larder_testkit::{Access, Server};
+use larder_testkit::{Access, Server, repository_root};
 
 use crate::{clients, shell};
 
@@ -26,6 +26,8 @@ fn examine(larder: &Path, access: Access) -> Result<()> {
     let reports = tempfile::tempdir()?;
     let mut schemathesis = clients::schemathesis();
     schemathesis
+        .arg("--config-file")
+        .arg(repository_root().join("tests/clients/schemathesis/schemathesis.toml"))
         .arg("run")
         .arg(format!("{}/openapi.json", server.url()))
         .args(["--header", &format!("Authorization: Bearer {token}")])

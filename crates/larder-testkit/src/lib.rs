@@ -1,12 +1,19 @@
 //! Real parts for tests: the larder binary, an HTTP client that can misbehave, workspaces of real clients.
 //!
 //! Nothing here imitates Larder or a client. [`Server`] runs the program itself in a temporary home, [`http::Connection`]
-//! writes to its socket exactly the bytes it is told to, and [`nx::NxWorkspace`] runs `nx` from npm.
+//! writes to its socket exactly the bytes it is told to, and [`nx`], [`moon`], [`bazel`], [`casd`] and [`grpcio`] run the programs
+//! of those names.
 //!
 //! Always true: whatever this crate waits for has a deadline, and whatever it starts ends with the value that started it.
 
+pub mod bazel;
+pub mod casd;
+pub mod checkout;
+pub mod grpcio;
 pub mod http;
+pub mod moon;
 pub mod nx;
+mod pinned;
 pub mod process;
 mod server;
 

@@ -1,22 +1,18 @@
 //! Real Nx: pinned installations from npm, and throw-away workspaces that build with them.
 //!
-//! The workspace is the one under `tests/clients/nx-workspace`; each copy is a git repository, as a real one is. The environment
-//! of a run holds only what is set here, so that neither the machine's Nx settings nor a CI provider's variables take part.
+//! The workspace is the one under `tests/clients/nx-workspace`; each copy is a git repository, as a real one is.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use tempfile::TempDir;
+use anyhow::Result;
 
-use crate::process;
-use crate::{repository_root, target_dir};
+use crate::checkout::{Checkout, remove_if_there};
+use crate::{pinned, process};
 
-const GIT_LIMIT: Duration = Duration::from_secs(30);
 const NX_LIMIT: Duration = Duration::from_mins(4);
 
 /// One installed version of Nx.
@@ -28,17 +24,7 @@ pub struct PinnedNx {
 impl PinnedNx {
     /// The installation that `cargo xtask test` made from `tests/clients/nx-VERSION`.
     pub fn installed(version: &str) -> Result<Self> {
-        let name = format!("nx-{version}");
-        let folder = target_dir().join("clients").join(&name);
-        let pinned = fs::read(
-            repository_root()
-                .join("tests/clients")
-                .join(&name)
-                .join("package-lock.json"),
-        )?;
-        if fs::read(folder.join("package-lock.json")).ok() != Some(pinned) {
-            bail!("nx {version} is not installed as pinned; run `cargo xtask clients`");
-        }
+        let folder = pinned::installation(&format!("nx-{version}"), "package-lock.json")?;
         Ok(Self { folder })
     }
 }
@@ -65,17 +51,16 @@ pub struct NxRun {
 #[derive(Debug)]
 pub struct NxWorkspace {
     nx: PinnedNx,
-    home: TempDir,
+    checkout: Checkout,
 }
 
 impl NxWorkspace {
     /// A fresh copy of the committed workspace, plus `extra_projects` small ones that depend on nothing.
     pub fn create(nx: &PinnedNx, extra_projects: usize) -> Result<Self> {
-        let workspace = Self::empty(nx)?;
-        copy_folder(
-            &repository_root().join("tests/clients/nx-workspace"),
-            &workspace.path(),
-        )?;
+        let workspace = Self {
+            nx: nx.clone(),
+            checkout: Checkout::of_template("nx-workspace")?,
+        };
         for number in 0..extra_projects {
             let folder = workspace.path().join(format!("packages/p{number}"));
             fs::create_dir_all(&folder)?;
@@ -88,24 +73,23 @@ impl NxWorkspace {
             )?;
         }
         workspace.link_nx()?;
-        workspace.git(&["init", "--quiet", "."])?;
-        workspace.git(&["add", "--all"])?;
-        workspace.git(&["commit", "--quiet", "--message", "first"])?;
+        workspace.checkout.commit()?;
         Ok(workspace)
     }
 
     /// A second checkout, as another machine has it: cloned, nothing built.
     pub fn git_clone(&self) -> Result<Self> {
-        let clone = Self::empty(&self.nx)?;
-        let source = self.path();
-        clone.git(&["clone", "--quiet", path_text(&source)?, "."])?;
+        let clone = Self {
+            nx: self.nx.clone(),
+            checkout: self.checkout.git_clone()?,
+        };
         clone.link_nx()?;
         Ok(clone)
     }
 
     /// The root of the workspace.
     pub fn path(&self) -> PathBuf {
-        self.home.path().join("workspace")
+        self.checkout.workspace()
     }
 
     /// Where the project `header` puts its outputs.
@@ -139,17 +123,6 @@ impl NxWorkspace {
         Ok(())
     }
 
-    fn empty(nx: &PinnedNx) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("larder-nx-").tempdir()?;
-        for folder in ["workspace", "home", "tmp"] {
-            fs::create_dir(home.path().join(folder))?;
-        }
-        Ok(Self {
-            nx: nx.clone(),
-            home,
-        })
-    }
-
     fn link_nx(&self) -> Result<()> {
         Ok(symlink(
             self.nx.folder.join("node_modules"),
@@ -164,17 +137,11 @@ impl NxWorkspace {
         environment: &[(&str, &str)],
     ) -> Command {
         let local = self.path().join(".nx");
-        let mut command = Command::new(self.path().join("node_modules/.bin/nx"));
+        let mut command = self
+            .checkout
+            .command(self.path().join("node_modules/.bin/nx"));
         command
             .args(arguments)
-            .current_dir(self.path())
-            .env_clear()
-            .env(
-                "PATH",
-                std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin")),
-            )
-            .env("HOME", self.home.path().join("home"))
-            .env("TMPDIR", self.home.path().join("tmp"))
             .env("CI", "true")
             .env("NO_COLOR", "1")
             .env("NX_DAEMON", "false")
@@ -191,48 +158,4 @@ impl NxWorkspace {
         command.envs(environment.iter().copied());
         command
     }
-
-    fn git(&self, arguments: &[&str]) -> Result<()> {
-        let mut command = Command::new("git");
-        command
-            .args([
-                "-c",
-                "user.name=Larder",
-                "-c",
-                "user.email=tests@larder.test",
-            ])
-            .args(arguments)
-            .current_dir(self.path())
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_SYSTEM", "/dev/null");
-        process::run(&mut command, GIT_LIMIT)?
-            .success()
-            .context("git")?;
-        Ok(())
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
-fn remove_if_there(folder: &Path) -> Result<()> {
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
-    }
-    Ok(())
-}
-
-fn path_text(path: &Path) -> Result<&str> {
-    path.to_str().context("a path that is not UTF-8")
 }

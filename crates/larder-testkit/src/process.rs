@@ -98,6 +98,14 @@ pub(crate) fn kill_group(child: &mut Child) {
     let _ = child.wait();
 }
 
+/// Ends a process that is nobody's child any more.
+pub(crate) fn kill(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // It may be gone already, which is as good.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
 fn pid(child: &Child) -> Pid {
     Pid::from_child(child)
 }

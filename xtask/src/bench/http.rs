@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::Report;
 use super::load::{self, GET_KEY, Load, Outcome, Target};
-use crate::shell;
+use crate::{apt, shell};
 
 const ROUNDS: usize = 5;
 const WARM_UP_S: u32 = 1;
@@ -261,16 +261,7 @@ fn install_peers() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let missing = missing.join(" ");
-    shell::timed(&format!("apt-get install {missing}"), || {
-        let mut apt = Command::new("apt-get");
-        apt.args(["install", "--yes", "--quiet", "--no-install-recommends"]);
-        shell::read(
-            apt.args(missing.split(' '))
-                .env("DEBIAN_FRONTEND", "noninteractive"),
-        )
-    })?;
-    Ok(())
+    apt::install(&missing)
 }
 
 fn nginx_or_path(program: &str) -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 
 pub(crate) mod http;
 mod load;
-pub(crate) mod store;
+pub(crate) mod program;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::shell;
 
 /// What a benchmark found.
 pub(crate) struct Report {
-    /// `store` or `http`.
+    /// `store`, `http` or `reapi`.
     pub(crate) topic: &'static str,
     /// How it was measured, in Markdown.
     pub(crate) method: String,

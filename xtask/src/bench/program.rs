@@ -1,4 +1,4 @@
-//! `cargo bench -p larder-store --bench store`, kept as a run.
+//! A benchmark that is a program of this repository, run by `cargo bench` and kept as a run.
 //!
 //! The benchmark prints one JSON object per figure, on a line of its own: `name`, `value`, `unit` and, where the design names an
 //! aim, `aim`. Every other line is for the person who waits.
@@ -12,10 +12,10 @@ use serde_json::Value;
 use super::Report;
 use crate::shell;
 
-/// Measures and writes the run.
-pub(crate) fn run() -> Result<()> {
+/// Measures with the benchmark called `topic` of `package`, and writes the run.
+pub(crate) fn run(topic: &'static str, package: &str) -> Result<()> {
     let mut cargo = shell::cargo();
-    cargo.args(["bench", "--package", "larder-store", "--bench", "store"]);
+    cargo.args(["bench", "--package", package, "--bench", topic]);
     let mut child = cargo.stdout(Stdio::piped()).spawn()?;
     let stdout = child.stdout.take().context("the benchmark has no output")?;
     let mut figures = Vec::new();
@@ -34,8 +34,8 @@ pub(crate) fn run() -> Result<()> {
         bail!("the benchmark printed no figure");
     }
     Report {
-        topic: "store",
-        method: "See the head of `crates/larder-store/benches/store.rs`.".to_owned(),
+        topic,
+        method: format!("See the head of the benchmark, below `crates/{package}/benches`."),
         summary: summary(&figures),
         raw: Value::Array(figures),
     }
