@@ -99,7 +99,7 @@ impl Client {
                     } else {
                         String::new()
                     },
-                    write_offset: offset as i64,
+                    write_offset: offset.cast_signed() as i64,
                     finish_write: end == size,
                     // The data is not copied: its tag and length are written here, and it follows as a frame.
                     data: Bytes::new(),

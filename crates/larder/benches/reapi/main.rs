@@ -9,7 +9,7 @@
 mod client;
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use larder_testkit::{Access, Server, ServerOptions};
 use tokio::task::JoinSet;
 
 const MIB: usize = 1 << 20;
+/// A large blob, as digests have it.
+const LARGE_BYTES: i64 = 64 << 20;
 const SERVER_CORE: usize = 0;
 const BATCH_BYTES_MAX: usize = 4 * MIB - (64 << 10);
 const TASK_COUNT: usize = 324;
@@ -78,15 +80,15 @@ impl House {
         }
     }
 
-    /// The server's CPU time so far.
-    fn cpu(&self) -> Duration {
+    /// The server's CPU time so far, in seconds.
+    fn cpu(&self) -> f64 {
         let pid = self.server.pid().expect("it runs");
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
         let (_, fields) = stat.rsplit_once(") ").expect("a name");
         let fields: Vec<&str> = fields.split(' ').collect();
         let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
         // In units of 10 ms on every Linux.
-        Duration::from_millis(10 * (ticks(11) + ticks(12)))
+        (ticks(11) + ticks(12)) as f64 / 100.0
     }
 
     /// A line of the process's status, in bytes.
@@ -174,27 +176,24 @@ async fn cpu_per_call<F: Future<Output = Bytes>>(
     let mut left = calls;
     while left > 0 {
         let count = left.min(8);
-        match count {
-            8 => {
-                tokio::join!(
-                    call(),
-                    call(),
-                    call(),
-                    call(),
-                    call(),
-                    call(),
-                    call(),
-                    call()
-                );
-            }
-            _ => {
-                call().await;
-                left += count - 1;
-            }
+        if count == 8 {
+            tokio::join!(
+                call(),
+                call(),
+                call(),
+                call(),
+                call(),
+                call(),
+                call(),
+                call()
+            );
+            left -= 8;
+        } else {
+            call().await;
+            left -= 1;
         }
-        left -= count;
     }
-    (house.cpu() - before).as_secs_f64() / calls as f64
+    (house.cpu() - before) / calls as f64
 }
 
 /// Large blobs as streams, small ones in batches: bytes and blobs per server CPU second.
@@ -213,7 +212,7 @@ async fn streams() {
     let (cpu, wall) = (house.cpu() - cpu, began.elapsed());
     report(
         "ByteStream.Write 64 MiB",
-        total / 1e9 / cpu.as_secs_f64(),
+        total / 1e9 / cpu,
         "GB per server CPU second",
         "",
     );
@@ -238,7 +237,7 @@ async fn streams() {
     let (cpu, wall) = (house.cpu() - cpu, began.elapsed());
     report(
         "ByteStream.Read 64 MiB",
-        4.0 * total / 1e9 / cpu.as_secs_f64(),
+        4.0 * total / 1e9 / cpu,
         "GB per server CPU second",
         "",
     );
@@ -267,7 +266,7 @@ async fn streams() {
     let blobs = (batches * 1000) as f64;
     report(
         "BatchUpdateBlobs, 1,000 of 4 KiB",
-        blobs / cpu.as_secs_f64(),
+        blobs / cpu,
         "blobs per server CPU second",
         "",
     );
@@ -312,14 +311,14 @@ async fn repository() {
     report(&format!("{name}, store"), stored.as_secs_f64(), "s", "");
     report(
         &format!("{name}, store, server"),
-        stored_cpu.as_secs_f64(),
+        stored_cpu,
         "s of CPU",
         "",
     );
     report(&format!("{name}, restore"), restored.as_secs_f64(), "s", "");
     report(
         &format!("{name}, restore, server"),
-        restored_cpu.as_secs_f64(),
+        restored_cpu,
         "s of CPU",
         "",
     );
@@ -468,7 +467,7 @@ async fn memory() {
         hash.update(&end);
         let digest = Cas {
             hash: hex(hash.finish().as_ref()),
-            size_bytes: 64 * MIB as i64,
+            size_bytes: LARGE_BYTES,
         };
         let (address, token) = (house.server.address(), house.token.clone());
         let blob = [common.clone(), end];
@@ -478,7 +477,7 @@ async fn memory() {
         });
     }
     while let Some(stored) = uploads.join_next().await {
-        assert_eq!(stored.expect("it ends well"), 64 * MIB as i64);
+        assert_eq!(stored.expect("it ends well"), LARGE_BYTES);
     }
     let name = format!("{UPLOADS_AT_A_TIME} uploads of 64 MiB at once, a connection each");
     report(
@@ -554,12 +553,14 @@ fn digest(blob: &Bytes) -> Cas {
     let hash = aws_lc_rs::digest::digest(&SHA256, blob);
     Cas {
         hash: hex(hash.as_ref()),
-        size_bytes: blob.len() as i64,
+        size_bytes: blob.len().cast_signed() as i64,
     }
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    let digits = |byte: &u8| [digit(byte >> 4), digit(byte & 0xf)];
+    bytes.iter().flat_map(digits).collect()
 }
 
 /// The `number`th blob of this size: all different, none compressible.
