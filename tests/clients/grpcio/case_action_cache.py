@@ -91,11 +91,11 @@ def a_result_that_lacks_a_blob_is_not_found_until_it_is_there():
     client = Client.trusted()
     number = 0
 
-    def check(what, make):
+    def check(what, make, blob=None):
         """`make` gets the digest of a blob that is missing, and gives the result that needs it."""
         nonlocal number
         number += 1
-        blob = noise(f"lacking {number}", 1000 + number)
+        blob = blob or noise(f"lacking {number}", 1000 + number)
         action = sha256(f"lacking {number}".encode())
         client.update(action, make(sha256(blob)))
         assert client.get(action) is None, what
@@ -129,7 +129,7 @@ def a_result_that_lacks_a_blob_is_not_found_until_it_is_there():
                 root_directory_digest=digest,
             )
         ]
-    ))
+    ), blob=directory(there).SerializeToString())
 
     lost = api.Tree(root=directory(there), children=[directory(sha256(b"unique"))])
     client.put(b"unique")

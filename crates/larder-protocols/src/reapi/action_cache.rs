@@ -50,7 +50,7 @@ pub(super) async fn get(call: &Call<'_>, message: &[u8]) -> Result<Bytes, Refuse
             _ => {}
         }
     }
-    let hash = action_hash(action)?;
+    let hash = action_hash(common.function, action)?;
     let grant = call.reader(&common.instance)?;
     let key = common.instance.action_key(common.function, hash);
     let cache = &call.gateway.cache;
@@ -71,7 +71,7 @@ pub(super) async fn update(call: &Call<'_>, message: &Bytes) -> Result<Bytes, Re
     let common = Common::read(message, 5, UPDATE)?;
     let writer = call.writer(&common.instance)?;
     let action = embedded(message, 2).map_err(malformed)?;
-    let hash = action_hash(&action.unwrap_or_default())?;
+    let hash = action_hash(common.function, &action.unwrap_or_default())?;
     let sent = embedded(message, 3).map_err(malformed)?;
     let sent = sent.ok_or(Refused::Malformed(UPDATE))?;
     action_result::check(common.function, &sent).map_err(Refused::ActionResult)?;

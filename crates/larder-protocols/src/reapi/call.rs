@@ -224,10 +224,9 @@ pub(super) fn digest(function: DigestFunction, message: &[u8]) -> Result<Digest,
     Digest::new(function, hash, size).map_err(named)
 }
 
-/// Reads the digest of an action. Its size is the action's and says nothing of the result's, so any will do.
-pub(super) fn action_hash(message: &[u8]) -> Result<BlobHash, Refused> {
-    let (hash, size) = parts(message)?;
-    BlobHash::from_hex(hash).map_err(|why| unusable(hash, size, why))
+/// Reads the digest of an action. Its size is the action's and says nothing of the result's; it must only be one.
+pub(super) fn action_hash(function: DigestFunction, message: &[u8]) -> Result<BlobHash, Refused> {
+    digest(function, message).map(|digest| digest.hash())
 }
 
 /// The hash as text and the size of a `Digest` message.

@@ -35,18 +35,26 @@ pub(super) async fn answer(call: &Call<'_>, message: &[u8]) -> Result<Vec<u8>, R
         }
         Err(refused) => return Err(refused),
     };
-    let mut told: Vec<(&Digest, &[u8])> = digests
-        .iter()
-        .zip(sent)
-        .zip(missing)
-        .filter_map(|(asked, missing)| missing.then_some(asked))
-        .collect();
-    // Each once. Sorting costs the same whatever digests a client makes up; a hash table would not.
-    told.sort_unstable_by_key(|(digest, _)| *digest);
-    told.dedup_by_key(|(digest, _)| *digest);
-    let mut response = Vec::with_capacity(told.iter().map(|(_, sent)| sent.len() + 2).sum());
-    for (_, sent) in told {
-        put_block(2, sent, &mut response);
+    let told = once(&digests, missing);
+    let bytes = told.iter().map(|position| sent[*position].len() + 2);
+    let mut response = Vec::with_capacity(bytes.sum());
+    for position in told {
+        put_block(2, sent[position], &mut response);
     }
     Ok(response)
+}
+
+/// The positions of what is missing, in order, of equal digests the first.
+fn once(digests: &[Digest], mut missing: Vec<bool>) -> Vec<usize> {
+    let positions =
+        |missing: &[bool]| -> Vec<usize> { (0..missing.len()).filter(|at| missing[*at]).collect() };
+    // Sorting costs the same whatever digests a client makes up; a hash table would not.
+    let mut sorted = positions(&missing);
+    sorted.sort_unstable_by_key(|position| (digests[*position], *position));
+    for pair in sorted.windows(2) {
+        if digests[pair[0]] == digests[pair[1]] {
+            missing[pair[1]] = false;
+        }
+    }
+    positions(&missing)
 }
