@@ -78,9 +78,9 @@ impl PurgeRequest {
             key: field("key", self.key.as_deref(), |key| {
                 EntryKey::new(key.as_bytes())
             })?,
-            writer: self.writer.map(WriterId),
-            written_before_ms: self.written_before_ms,
-            written_after_ms: self.written_after_ms,
+            writer: number("writer", self.writer)?.map(WriterId),
+            written_before_ms: number("written_before_ms", self.written_before_ms)?,
+            written_after_ms: number("written_after_ms", self.written_after_ms)?,
         };
         match (self.everything, filter == PurgeFilter::default()) {
             (true, true) => Ok(Purge::Everything),
@@ -101,6 +101,19 @@ fn field<T, E: std::fmt::Display>(
         problem: error.to_string(),
     };
     text.map(parse).transpose().map_err(problem)
+}
+
+/// The largest number that every JSON reader has exactly. A greater one may have been another before it was read.
+const NUMBER_MAX: u64 = (1 << 53) - 1;
+
+fn number(field: &'static str, number: Option<u64>) -> Result<Option<u64>, BadMessage> {
+    match number {
+        Some(number) if number > NUMBER_MAX => Err(BadMessage::Field {
+            field,
+            problem: format!("a number is at most {NUMBER_MAX}"),
+        }),
+        Some(_) | None => Ok(number),
+    }
 }
 
 /// What a purge removed, or with `dry_run` would have removed.
@@ -269,6 +282,10 @@ mod tests {
             (r#"{"scope": "a//b"}"#, "scope"),
             (r#"{"dialect": "npm"}"#, "dialect"),
             (r#"{"key": ""}"#, "key"),
+            (
+                r#"{"written_after_ms": 9007199254740992}"#,
+                "written_after_ms",
+            ),
         ] {
             let Err(BadMessage::Field { field, .. }) = purge(json) else {
                 panic!("{json}")
