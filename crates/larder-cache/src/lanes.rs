@@ -110,12 +110,10 @@ impl Lanes {
 
     /// The lane of this kind of caller: trunk's CI has one for itself.
     pub(crate) fn of(&self, kind: AccessKind) -> &Arc<Lane> {
-        match kind {
-            AccessKind::Trusted => &self.trusted,
-            AccessKind::Anonymous
-            | AccessKind::Isolated
-            | AccessKind::Reader
-            | AccessKind::Admin => &self.other,
+        if kind.writes_trusted() {
+            &self.trusted
+        } else {
+            &self.other
         }
     }
 }

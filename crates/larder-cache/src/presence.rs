@@ -35,9 +35,13 @@ pub(crate) fn size_check(size: u64) -> u16 {
 /// writes fail for want of room (G1).
 pub(crate) fn lease(kind: AccessKind, scope: &Scope) -> Lease {
     match (kind, scope) {
-        (AccessKind::Trusted, _) | (_, Scope::Untrusted(_)) => Lease::Firm,
+        (AccessKind::Trusted | AccessKind::CleanRoom, _) | (_, Scope::Untrusted(_)) => Lease::Firm,
         (
-            AccessKind::Anonymous | AccessKind::Isolated | AccessKind::Reader | AccessKind::Admin,
+            AccessKind::Anonymous
+            | AccessKind::Isolated
+            | AccessKind::Gate
+            | AccessKind::Reader
+            | AccessKind::Admin,
             Scope::Trusted,
         ) => Lease::Yielding,
     }

@@ -24,7 +24,7 @@ pub enum Refusal {
     #[error("this credential is not for administration")]
     NotAdmin,
     /// A scope label came with a credential that has no untrusted scope to narrow.
-    #[error("only an isolated credential may name a scope")]
+    #[error("only an isolated or gate credential may name a scope")]
     LabelNeedsIsolated,
     /// The label would make the scope's path too deep.
     #[error("the scope has too many labels")]
@@ -155,7 +155,15 @@ impl Policy {
                         refuse_label(label)?;
                         ReadPath::trusted()
                     }
+                    Access::CleanRoom => {
+                        refuse_label(label)?;
+                        ReadPath::nowhere()
+                    }
                     Access::Isolated { scope } => ReadPath::trusted_then(narrow(scope, label)?),
+                    Access::Gate { scope } => {
+                        narrow(scope, label)?;
+                        ReadPath::trusted()
+                    }
                     Access::Admin => return Err(Refusal::ControlPlaneOnly),
                 };
                 (principal.workspace(), path)
@@ -176,11 +184,13 @@ impl Policy {
             Caller::Known(principal) => principal,
         };
         let scope = match principal.access() {
-            Access::Trusted => {
+            Access::Trusted | Access::CleanRoom => {
                 refuse_label(label)?;
                 Scope::Trusted
             }
-            Access::Isolated { scope } => Scope::Untrusted(narrow(scope, label)?),
+            Access::Isolated { scope } | Access::Gate { scope } => {
+                Scope::Untrusted(narrow(scope, label)?)
+            }
             Access::Reader => return Err(Refusal::ReadOnly),
             Access::Admin => return Err(Refusal::ControlPlaneOnly),
         };

@@ -9,8 +9,16 @@ use crate::scope::UntrustedScope;
 pub enum Access {
     /// Reads and writes `trusted`: trunk's CI.
     Trusted,
+    /// Writes `trusted` and reads nothing: a release that is built from its sources alone.
+    CleanRoom,
     /// Reads `trusted` then its own scope, writes its own scope: pull requests.
     Isolated {
+        /// The credential's own scope.
+        scope: UntrustedScope,
+    },
+    /// Reads `trusted` and never what it or its like wrote, writes its own scope: the runs that decide about a merge, which
+    /// would otherwise believe what a pull request stored for them.
+    Gate {
         /// The credential's own scope.
         scope: UntrustedScope,
     },
@@ -25,7 +33,9 @@ impl Access {
     pub fn kind(&self) -> AccessKind {
         match self {
             Self::Trusted => AccessKind::Trusted,
+            Self::CleanRoom => AccessKind::CleanRoom,
             Self::Isolated { .. } => AccessKind::Isolated,
+            Self::Gate { .. } => AccessKind::Gate,
             Self::Reader => AccessKind::Reader,
             Self::Admin => AccessKind::Admin,
         }
@@ -39,8 +49,12 @@ pub enum AccessKind {
     Anonymous,
     /// [`Access::Trusted`].
     Trusted,
+    /// [`Access::CleanRoom`].
+    CleanRoom,
     /// [`Access::Isolated`].
     Isolated,
+    /// [`Access::Gate`].
+    Gate,
     /// [`Access::Reader`].
     Reader,
     /// [`Access::Admin`], and the operator on the server's own machine.
@@ -49,20 +63,32 @@ pub enum AccessKind {
 
 impl AccessKind {
     /// Every kind, for tables and metrics.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Anonymous,
         Self::Trusted,
+        Self::CleanRoom,
         Self::Isolated,
+        Self::Gate,
         Self::Reader,
         Self::Admin,
     ];
+
+    /// Whether callers of this kind write `trusted`. They have memory, turns and leases that nobody else can use up.
+    pub fn writes_trusted(self) -> bool {
+        match self {
+            Self::Trusted | Self::CleanRoom => true,
+            Self::Anonymous | Self::Isolated | Self::Gate | Self::Reader | Self::Admin => false,
+        }
+    }
 
     /// The kind's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Anonymous => "anonymous",
             Self::Trusted => "trusted",
+            Self::CleanRoom => "clean-room",
             Self::Isolated => "isolated",
+            Self::Gate => "gate",
             Self::Reader => "reader",
             Self::Admin => "admin",
         }

@@ -113,30 +113,44 @@ impl FromStr for Scope {
 }
 
 /// The scopes a reader consults, in order: `trusted` first, so that no untrusted entry ever
-/// stands in front of a trusted one (R2).
+/// stands in front of a trusted one (R2). Nobody consults an own scope without `trusted`.
 ///
 /// Outside this crate nobody makes one:
-/// ```compile_fail,E0451
+/// ```compile_fail,E0624
 /// # use larder_model::ReadPath;
-/// let path = ReadPath { own: Some("pr/7".parse().unwrap()) };
+/// let path = ReadPath::trusted();
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadPath {
-    own: Option<UntrustedScope>,
+pub struct ReadPath(Steps);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Steps {
+    Nowhere,
+    Trusted,
+    TrustedThen(UntrustedScope),
 }
 
 impl ReadPath {
+    pub(crate) fn nowhere() -> Self {
+        Self(Steps::Nowhere)
+    }
+
     pub(crate) fn trusted() -> Self {
-        Self { own: None }
+        Self(Steps::Trusted)
     }
 
     pub(crate) fn trusted_then(own: UntrustedScope) -> Self {
-        Self { own: Some(own) }
+        Self(Steps::TrustedThen(own))
     }
 
     /// The scopes, the one to ask first first.
     pub fn scopes(&self) -> impl Iterator<Item = Scope> + '_ {
-        std::iter::once(Scope::Trusted).chain(self.own.clone().map(Scope::Untrusted))
+        let (trusted, own) = match &self.0 {
+            Steps::Nowhere => (None, None),
+            Steps::Trusted => (Some(Scope::Trusted), None),
+            Steps::TrustedThen(own) => (Some(Scope::Trusted), Some(Scope::Untrusted(own.clone()))),
+        };
+        trusted.into_iter().chain(own)
     }
 }
 

@@ -36,9 +36,16 @@ fn callers() -> Vec<(&'static str, Caller)> {
         ("anonymous, private workspace", anonymous(false)),
         ("anonymous, public workspace", anonymous(true)),
         ("trusted", known(Access::Trusted)),
+        ("clean room", known(Access::CleanRoom)),
         ("isolated, token/7", isolated("token/7")),
         ("isolated, pr", isolated("pr")),
         ("isolated, a/b/c", isolated("a/b/c")),
+        (
+            "gate, ci.web/mq-9",
+            known(Access::Gate {
+                scope: "ci.web/mq-9".parse().unwrap(),
+            }),
+        ),
         ("reader", known(Access::Reader)),
         ("admin", known(Access::Admin)),
         ("local operator", Caller::LocalOperator),
@@ -47,6 +54,9 @@ fn callers() -> Vec<(&'static str, Caller)> {
 
 fn words(scopes: impl Iterator<Item = Scope>) -> String {
     let scopes: Vec<String> = scopes.map(|scope| scope.to_string()).collect();
+    if scopes.is_empty() {
+        return "nothing".to_owned();
+    }
     scopes.join(", then ")
 }
 

@@ -35,7 +35,9 @@ fn scopes() -> impl Strategy<Value = UntrustedScope> {
 fn accesses() -> impl Strategy<Value = Access> {
     prop_oneof![
         Just(Access::Trusted),
+        Just(Access::CleanRoom),
         scopes().prop_map(|scope| Access::Isolated { scope }),
+        scopes().prop_map(|scope| Access::Gate { scope }),
         Just(Access::Reader),
         Just(Access::Admin),
     ]
@@ -92,8 +94,8 @@ fn near_scopes() -> impl Strategy<Value = String> {
 fn own_scope(caller: &Caller) -> Option<&UntrustedScope> {
     match caller {
         Caller::Known(principal) => match principal.access() {
-            Access::Isolated { scope } => Some(scope),
-            Access::Trusted | Access::Reader | Access::Admin => None,
+            Access::Isolated { scope } | Access::Gate { scope } => Some(scope),
+            Access::Trusted | Access::CleanRoom | Access::Reader | Access::Admin => None,
         },
         Caller::Anonymous { .. } | Caller::LocalOperator => None,
     }
@@ -113,11 +115,18 @@ fn path(grant: &ReadGrant) -> Vec<Scope> {
 
 fn check_read(caller: &Caller, label: Option<&ScopeLabel>, grant: &ReadGrant) {
     let path = path(grant);
-    assert_eq!(path[0], Scope::Trusted, "R2: {path:?}");
+    let access = match caller {
+        Caller::Known(principal) => Some(principal.access()),
+        Caller::Anonymous { .. } | Caller::LocalOperator => None,
+    };
+    let nothing = matches!(access, Some(Access::CleanRoom));
+    assert_eq!(path.first(), (!nothing).then_some(&Scope::Trusted), "R2");
     assert!(path.len() <= 2, "{path:?}");
     match (path.get(1), own_scope(caller)) {
         (None, None) => {}
+        (None, Some(_)) => assert!(matches!(access, Some(Access::Gate { .. }))),
         (Some(Scope::Untrusted(scope)), Some(own)) => {
+            assert!(matches!(access, Some(Access::Isolated { .. })));
             let narrowed = label.map_or(Ok(own.clone()), |label| own.child(label));
             assert_eq!(Ok(scope), narrowed.as_ref());
             assert!(is_at_or_below(scope, own), "{scope} is not below {own}");
@@ -155,8 +164,8 @@ proptest! {
         let Caller::Known(principal) = &caller else { panic!("{caller:?} may write") };
         prop_assert_eq!(grant.writer(), principal.writer());
         match (grant.scope(), principal.access()) {
-            (Scope::Trusted, Access::Trusted) => prop_assert_eq!(&label, &None),
-            (Scope::Untrusted(scope), Access::Isolated { scope: own }) => {
+            (Scope::Trusted, Access::Trusted | Access::CleanRoom) => prop_assert_eq!(&label, &None),
+            (Scope::Untrusted(scope), Access::Isolated { scope: own } | Access::Gate { scope: own }) => {
                 prop_assert!(is_at_or_below(scope, own), "R1: {} is not below {}", scope, own);
             }
             (scope, access) => panic!("R1: {access:?} writes {scope}"),
@@ -168,9 +177,15 @@ proptest! {
         let Ok(grant) = Policy::write(&caller, label.as_ref()) else { return Ok(()) };
         check_read(&caller, label.as_ref(), grant.visible());
         let visible = path(grant.visible());
-        prop_assert_eq!(visible.last(), Some(grant.scope()), "a writer sees its own entries");
-        if grant.scope().is_trusted() {
-            prop_assert_eq!(visible, [Scope::Trusted], "R5: no untrusted entry is in its way");
+        match grant.kind() {
+            AccessKind::CleanRoom => prop_assert_eq!(visible, []),
+            AccessKind::Gate => prop_assert_eq!(visible, [Scope::Trusted], "what a gate writes it does not read"),
+            _ => {
+                prop_assert_eq!(visible.last(), Some(grant.scope()), "a writer sees its own entries");
+                if grant.scope().is_trusted() {
+                    prop_assert_eq!(visible, [Scope::Trusted], "R5: no untrusted entry is in its way");
+                }
+            }
         }
     }
 
@@ -354,6 +369,14 @@ fn the_kinds_of_access_have_names_of_their_own() {
     names.sort_unstable();
     assert_eq!(
         names,
-        ["admin", "anonymous", "isolated", "reader", "trusted"]
+        [
+            "admin",
+            "anonymous",
+            "clean-room",
+            "gate",
+            "isolated",
+            "reader",
+            "trusted"
+        ]
     );
 }

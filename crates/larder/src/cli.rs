@@ -145,8 +145,12 @@ pub(crate) struct TokenCreateArgs {
 pub(crate) enum AccessArg {
     /// Reads and writes trusted entries: trunk's CI
     Trusted,
+    /// Writes trusted entries and reads nothing: releases
+    CleanRoom,
     /// Reads trusted entries, writes its own scope: pull requests
     Isolated,
+    /// Reads trusted entries alone, writes its own scope: runs that decide about a merge
+    Gate,
     /// Reads trusted entries: laptops
     Reader,
     /// The control plane of its workspace; no entries

@@ -103,9 +103,13 @@ fn grant_of(row: TokenRow) -> Option<TokenGrant> {
     let understood = || -> Result<TokenGrant, String> {
         let access = match (row.access.as_str(), &row.scope) {
             ("trusted", None) => Access::Trusted,
+            ("clean-room", None) => Access::CleanRoom,
             ("reader", None) => Access::Reader,
             ("admin", None) => Access::Admin,
             ("isolated", Some(scope)) => Access::Isolated {
+                scope: scope.parse().map_err(|e| format!("{e}"))?,
+            },
+            ("gate", Some(scope)) => Access::Gate {
                 scope: scope.parse().map_err(|e| format!("{e}"))?,
             },
             (access, scope) => return Err(format!("access {access:?} with scope {scope:?}")),

@@ -81,8 +81,10 @@ impl WholeBodies {
     /// For a caller who does not know yet how much it will be. See [`Room::grow_to`].
     pub(crate) fn no_room(&self, caller: &Caller) -> Room {
         let lane = match caller.kind() {
-            AccessKind::Trusted => &self.trusted,
-            AccessKind::Isolated | AccessKind::Reader | AccessKind::Admin => &self.known,
+            AccessKind::Trusted | AccessKind::CleanRoom => &self.trusted,
+            AccessKind::Isolated | AccessKind::Gate | AccessKind::Reader | AccessKind::Admin => {
+                &self.known
+            }
             AccessKind::Anonymous => &self.anonymous,
         };
         let holder = match caller {

@@ -185,12 +185,10 @@ struct Turns {
 
 impl Turns {
     async fn take(&self, kind: AccessKind) -> Result<SemaphorePermit<'_>, Stop> {
-        let lane = match kind {
-            AccessKind::Trusted => &self.trusted,
-            AccessKind::Anonymous
-            | AccessKind::Isolated
-            | AccessKind::Reader
-            | AccessKind::Admin => &self.other,
+        let lane = if kind.writes_trusted() {
+            &self.trusted
+        } else {
+            &self.other
         };
         if let Ok(turn) = lane.try_acquire() {
             return Ok(turn);

@@ -43,7 +43,7 @@ pub(super) async fn run(command: TokenCommand) -> anyhow::Result<()> {
 
 async fn create(args: TokenCreateArgs) -> anyhow::Result<()> {
     let kind = access_kind(args.access);
-    if args.scope.is_some() && kind != AccessKind::Isolated {
+    if args.scope.is_some() && !matches!(kind, AccessKind::Isolated | AccessKind::Gate) {
         anyhow::bail!(
             "--scope is for isolated tokens: a {} token has no scope of its own",
             kind.name()
@@ -155,7 +155,9 @@ async fn token_id(ledger: &Ledger, text: &str) -> anyhow::Result<u64> {
 fn access_kind(access: AccessArg) -> AccessKind {
     match access {
         AccessArg::Trusted => AccessKind::Trusted,
+        AccessArg::CleanRoom => AccessKind::CleanRoom,
         AccessArg::Isolated => AccessKind::Isolated,
+        AccessArg::Gate => AccessKind::Gate,
         AccessArg::Reader => AccessKind::Reader,
         AccessArg::Admin => AccessKind::Admin,
     }

@@ -1,0 +1,3 @@
+//! An HTTP client that trusts no server.
+
+#![forbid(unsafe_code)]
