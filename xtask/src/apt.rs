@@ -1,10 +1,14 @@
 //! Packages of the system, on machines that have apt and let us.
 
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 
 use crate::shell;
+
+/// apt-get does not wait for another one.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Installs these packages: as root, or through sudo where it asks for no password. Without either it fails at once.
 ///
@@ -13,6 +17,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let Some(prefix) = prefix() else {
         bail!("this takes root, or sudo without a password");
     };
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     shell::timed(&format!("apt-get install {}", packages.join(" ")), || {
         let install = || {
             let mut apt = apt_get(&prefix);

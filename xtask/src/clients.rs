@@ -1,7 +1,7 @@
 //! Installs the pinned clients of `tests/clients` below `target/clients`.
 //!
 //! An installation is made in a folder beside its place and renamed when it is whole, with a copy of its lockfile in it; so one
-//! that is there and has today's lockfile is complete and is used as it is. Bazel alone is a package of the system.
+//! that is there and has today's lockfile is complete and is used as it is. Bazel and nginx are packages of the system.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ struct Part {
     install: fn() -> Result<()>,
 }
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 8] = [
     Part {
         name: "nx",
         what: "the tests with real nx",
@@ -42,6 +42,12 @@ const PARTS: [Part; 6] = [
         install: install_bazel,
     },
     Part {
+        name: "bazel-tls",
+        what: "the tests with real bazel over gRPC with TLS",
+        how_to_get_it: "install node 20 or later, with npm, on x86-64 Linux with glibc",
+        install: || install_npm("bazel", ["2.1.0"], |_| Ok(())),
+    },
+    Part {
         name: "grpcio",
         what: "the tests with grpcio",
         how_to_get_it: "install python 3.11 or later, with venv",
@@ -52,6 +58,12 @@ const PARTS: [Part; 6] = [
         what: "the tests with real buildbox-casd",
         how_to_get_it: "install python 3.11 or later, with venv, on x86-64 Linux with glibc",
         install: || install_python("casd", keep_only_casd),
+    },
+    Part {
+        name: "nginx",
+        what: "the test of creep-check against a cache that everybody shares",
+        how_to_get_it: "apt-get install nginx, on Debian or Ubuntu",
+        install: install_nginx,
     },
     Part {
         name: "schemathesis",
@@ -98,7 +110,11 @@ pub(crate) fn schemathesis() -> Command {
 }
 
 /// Installs `tests/clients/NAME-VERSION` for each version, and has `finish` complete each.
-fn install_npm(name: &str, versions: [&str; 3], finish: fn(&Path) -> Result<()>) -> Result<()> {
+fn install_npm<const COUNT: usize>(
+    name: &str,
+    versions: [&str; COUNT],
+    finish: fn(&Path) -> Result<()>,
+) -> Result<()> {
     let install_version = |version| {
         let name = format!("{name}-{version}");
         install(&name, "package-lock.json", |folder| {
@@ -174,6 +190,15 @@ fn install_bazel() -> Result<()> {
         Some(version) => bail!("the tests are for {VERSION}, and this is {PACKAGE} {version}"),
         None => bail!("{} is not of the package {PACKAGE}", bazel::PROGRAM),
     }
+}
+
+/// Any version will do: what is wanted of it is older than any that is in use.
+fn install_nginx() -> Result<()> {
+    let runs = |program: &str| Command::new(program).arg("-v").output().is_ok();
+    if runs("nginx") || runs("/usr/sbin/nginx") {
+        return Ok(());
+    }
+    apt::install(&["nginx"])
 }
 
 /// Makes `target/clients/NAME` from `tests/clients/NAME/LOCKFILE` unless it is there already.

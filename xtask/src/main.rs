@@ -1,7 +1,7 @@
 //! Chores of this repository, run as `cargo xtask CHORE`.
 //!
 //! Each chore says what it does before it does something slow, and does all of its own set-up. Whatever it installs goes below
-//! `target/`, so `cargo clean` undoes it; only Bazel, and nginx and wrk for `bench http`, come from apt.
+//! `target/`, so `cargo clean` undoes it; only Bazel and nginx, and wrk for `bench http`, come from apt.
 
 mod apt;
 mod bench;
@@ -9,9 +9,11 @@ mod clients;
 mod codegen;
 mod docs;
 mod lint;
+mod mutants;
 mod schemathesis;
 mod shell;
 mod test;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -20,6 +22,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 cargo xtask test                  install the pinned clients, then run every test
 cargo xtask lint                  rustfmt, codegen --check, clippy, cargo-deny
+cargo xtask mutants [FILE]        break the policy and the authentication, line by line, and see the tests notice
 cargo xtask clients               only install the pinned clients
 cargo xtask codegen [--check]     write what larder-proto has of the .proto files, or compare it
 cargo xtask docs --check|--write  compare docs/config.md with the program, or write it
@@ -42,6 +45,8 @@ fn run(words: &[&str]) -> Result<()> {
     match words {
         ["test"] => test::run(),
         ["lint"] => lint::run(),
+        ["mutants"] => mutants::run(None),
+        ["mutants", file] => mutants::run(Some(file)),
         ["clients"] => clients::install_all().map(|_| ()),
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),

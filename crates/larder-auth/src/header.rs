@@ -1,50 +1,83 @@
 //! The `Authorization` header, as far as it can be read without knowing any token.
 //!
 //! Understands `Bearer TOKEN` and `Basic` (a server URL `https://TOKEN@host` or
-//! `https://user:TOKEN@host`). An empty credential is an absent one: a fork's CI, from which the
+//! `https://user:TOKEN@host`). A token may be a session, and as a bearer also a JWT, which is what has two dots and does not
+//! begin as the others do. An empty credential is an absent one: a fork's CI, from which the
 //! secret is withheld, sends exactly that. Everything unclear is an error, never `Absent`.
 //!
 //! Works on the stack: the bytes are whatever a client sent, and their length is bounded before
 //! they are decoded.
 
 use crate::authenticator::BadCredential;
-use crate::token::TokenSecret;
+use crate::jwt::JWT_BYTES_MAX;
+use crate::token::{SessionSecret, TOKEN_PREFIX, TokenHash, TokenSecret};
 
 /// The most bytes of `user:password`: a token and a long user name.
 const BASIC_BYTES_MAX: usize = 320;
 
-/// What a header presents.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Presented {
-    /// No credential, or an empty one.
-    Nothing,
+/// The credential in a header: its kind, and the hash of its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
     /// A well-formed token, known or not.
-    Token(TokenSecret),
+    Token(TokenHash),
+    /// A well-formed session, known or not.
+    Session(TokenHash),
+    /// What may be a JWT, genuine or not.
+    Jwt(TokenHash),
 }
 
-/// Reads the value of an `Authorization` header.
-pub(crate) fn read(value: &[u8]) -> Result<Presented, BadCredential> {
+/// Reads the value of an `Authorization` header; `None` if there is no credential in it, or an empty one.
+pub(crate) fn read(value: &[u8]) -> Result<Option<Named>, BadCredential> {
+    let (scheme, credential) = split(value);
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        match jwt_in(credential)? {
+            Some(jwt) => Ok(Some(Named::Jwt(TokenHash::of(jwt)))),
+            None => token(credential),
+        }
+    } else if scheme.eq_ignore_ascii_case(b"basic") {
+        basic(credential)
+    } else if scheme.is_empty() {
+        Ok(None)
+    } else {
+        Err(BadCredential::Unreadable)
+    }
+}
+
+/// The text that [`read`] takes for a JWT.
+pub(crate) fn jwt(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, credential) = split(value);
+    let bearer = scheme.eq_ignore_ascii_case(b"bearer");
+    bearer.then(|| jwt_in(credential).ok().flatten())?
+}
+
+fn split(value: &[u8]) -> (&[u8], &[u8]) {
     let value = value.trim_ascii();
     let scheme_end = value
         .iter()
         .position(u8::is_ascii_whitespace)
         .unwrap_or(value.len());
     let (scheme, credential) = value.split_at(scheme_end);
-    let credential = credential.trim_ascii_start();
-    if scheme.eq_ignore_ascii_case(b"bearer") {
-        token(credential)
-    } else if scheme.eq_ignore_ascii_case(b"basic") {
-        basic(credential)
-    } else if scheme.is_empty() {
-        Ok(Presented::Nothing)
-    } else {
-        Err(BadCredential::Unreadable)
-    }
+    (scheme, credential.trim_ascii_start())
 }
 
-fn basic(credential: &[u8]) -> Result<Presented, BadCredential> {
+fn jwt_in(credential: &[u8]) -> Result<Option<&[u8]>, BadCredential> {
+    // Nearly every request has one of ours, and nobody needs to look through it for dots.
+    if credential.starts_with(TOKEN_PREFIX) {
+        return Ok(None);
+    }
+    // Three parts, and no look beyond the fourth.
+    if credential.splitn(4, |byte| *byte == b'.').count() != 3 {
+        return Ok(None);
+    }
+    if credential.len() > JWT_BYTES_MAX {
+        return Err(BadCredential::Jwt);
+    }
+    Ok(Some(credential))
+}
+
+fn basic(credential: &[u8]) -> Result<Option<Named>, BadCredential> {
     if credential.is_empty() {
-        return Ok(Presented::Nothing);
+        return Ok(None);
     }
     let mut buffer = [0; BASIC_BYTES_MAX];
     let pair = decode_base64(credential, &mut buffer).ok_or(BadCredential::Unreadable)?;
@@ -56,12 +89,15 @@ fn basic(credential: &[u8]) -> Result<Presented, BadCredential> {
     token(if password.is_empty() { user } else { password })
 }
 
-fn token(text: &[u8]) -> Result<Presented, BadCredential> {
+fn token(text: &[u8]) -> Result<Option<Named>, BadCredential> {
     if text.is_empty() {
-        return Ok(Presented::Nothing);
+        return Ok(None);
+    }
+    if let Ok(session) = SessionSecret::from_bytes(text) {
+        return Ok(Some(Named::Session(session.hash())));
     }
     TokenSecret::from_bytes(text)
-        .map(Presented::Token)
+        .map(|token| Some(Named::Token(token.hash())))
         .map_err(|_| BadCredential::Malformed)
 }
 

@@ -1,15 +1,15 @@
-//! Which token a header meant, remembered by each thread.
+//! Which credential a header meant, remembered by each thread.
 //!
 //! Nearly every request comes with the same few headers as the ones before it, and reading one (base64, checksum, SHA-256)
 //! costs more than finding the entry it is about. What is kept is no secret: a hash of the whole header under a key that the
-//! process drew at its start, and the token's own hash. Whether that token is still good is asked every time.
+//! process drew at its start, and the credential's own hash. Whether that credential is still good is asked every time.
 
 use std::cell::RefCell;
 use std::hash::Hasher as _;
 
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
-use crate::token::TokenHash;
+use crate::header::Named;
 
 /// Headers that a thread remembers: more than the kinds of callers that are at work at once.
 const SLOTS: usize = 64;
@@ -21,10 +21,10 @@ thread_local! {
 #[derive(Clone, Copy)]
 struct Seen {
     header: u128,
-    token: TokenHash,
+    named: Named,
 }
 
-/// From a header's bytes to the hash of the token in it.
+/// From a header's bytes to the hash of the credential in it.
 #[derive(Debug)]
 pub(crate) struct HashMemo {
     key: [u8; 16],
@@ -39,21 +39,17 @@ impl Default for HashMemo {
 }
 
 impl HashMemo {
-    /// What `find` knows of the token in this header, if the header has been seen with it.
-    pub(crate) fn recall<T>(
-        &self,
-        header: &[u8],
-        find: impl FnOnce(&TokenHash) -> Option<T>,
-    ) -> Option<T> {
+    /// The credential in this header, if the header has been seen with it.
+    pub(crate) fn recall(&self, header: &[u8]) -> Option<Named> {
         let header = self.fingerprint(header);
         let seen = SEEN.with_borrow(|seen| seen[slot(header)])?;
-        (seen.header == header).then(|| find(&seen.token))?
+        (seen.header == header).then_some(seen.named)
     }
 
-    /// This header has a known token with this hash in it.
-    pub(crate) fn remember(&self, header: &[u8], token: TokenHash) {
+    /// This header has a known credential with this hash in it.
+    pub(crate) fn remember(&self, header: &[u8], named: Named) {
         let header = self.fingerprint(header);
-        SEEN.with_borrow_mut(|seen| seen[slot(header)] = Some(Seen { header, token }));
+        SEEN.with_borrow_mut(|seen| seen[slot(header)] = Some(Seen { header, named }));
     }
 
     /// Nobody without the key finds two headers with one fingerprint.
@@ -71,40 +67,36 @@ fn slot(header: u128) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::token::TokenHash;
+
+    fn token(byte: u8) -> Named {
+        Named::Token(TokenHash([byte; 32]))
+    }
 
     #[test]
     fn a_header_recalls_the_token_it_was_seen_with_and_no_other_header_does() {
         let memo = HashMemo::default();
-        let hash = |byte| TokenHash([byte; 32]);
-        let recall = |header: &[u8]| memo.recall(header, |hash| Some(*hash));
-        assert_eq!(recall(b"Bearer a"), None);
-        memo.remember(b"Bearer a", hash(1));
-        assert_eq!(recall(b"Bearer a"), Some(hash(1)));
+        assert_eq!(memo.recall(b"Bearer a"), None);
+        memo.remember(b"Bearer a", token(1));
+        assert_eq!(memo.recall(b"Bearer a"), Some(token(1)));
         for other in [&b""[..], b"Bearer", b"bearer a", b"Bearer a ", b"Bearer b"] {
-            assert_eq!(recall(other), None);
+            assert_eq!(memo.recall(other), None);
         }
         // However many come between, none is mistaken for another.
         for number in 0..1000_u32 {
-            memo.remember(&number.to_le_bytes(), hash(number as u8));
-            assert_eq!(recall(&number.to_le_bytes()), Some(hash(number as u8)));
+            memo.remember(&number.to_le_bytes(), token(number as u8));
+            assert_eq!(
+                memo.recall(&number.to_le_bytes()),
+                Some(token(number as u8))
+            );
         }
-        assert!(matches!(
-            recall(b"Bearer a"),
-            None | Some(TokenHash([1, ..]))
-        ));
+        assert!(memo.recall(b"Bearer a").is_none_or(|it| it == token(1)));
     }
 
     #[test]
     fn what_one_authenticator_saw_another_does_not_know() {
         let (one, other) = (HashMemo::default(), HashMemo::default());
-        one.remember(b"Bearer a", TokenHash([1; 32]));
-        assert_eq!(other.recall(b"Bearer a", |hash| Some(*hash)), None);
-    }
-
-    #[test]
-    fn a_token_that_is_gone_is_not_recalled() {
-        let memo = HashMemo::default();
-        memo.remember(b"Bearer a", TokenHash([1; 32]));
-        assert_eq!(memo.recall(b"Bearer a", |_| None::<()>), None);
+        one.remember(b"Bearer a", token(1));
+        assert_eq!(other.recall(b"Bearer a"), None);
     }
 }

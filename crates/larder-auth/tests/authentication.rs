@@ -2,13 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use larder_auth::{Authenticator, BadCredential, Credential, TokenGrant, TokenSecret};
+use larder_auth::{Authenticator, BadCredential, Credential, Presented, TokenGrant, TokenSecret};
 use larder_model::{Access, Principal, WriterId};
 use proptest::prelude::*;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 /// A fixed token for the properties, so that a failing case can be run again.
 const TOKEN: &str = "lrd_0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefg0XKMrF";
+
+fn presented(authorization: &[u8]) -> Presented<'_> {
+    Presented {
+        authorization: Some(authorization),
+        certificate: None,
+    }
+}
 
 fn grant(id: u64, token: &TokenSecret) -> TokenGrant {
     TokenGrant {
@@ -90,7 +97,7 @@ impl Base64 {
 fn check(write: impl Fn(&str) -> Vec<u8>, expected: Result<Credential, BadCredential>) {
     let (authenticator, token) = with_one_token();
     let header = write(token.expose());
-    let answer = authenticator.authenticate(Some(&header), NOW_MS);
+    let answer = authenticator.authenticate(&presented(&header), NOW_MS);
     assert_eq!(answer, expected, "{}", header.escape_ascii());
 }
 
@@ -134,7 +141,7 @@ fn a_basic_token_is_known_as_password_or_as_user_in_both_base64_alphabets() {
 fn no_header_and_every_empty_credential_are_absent() {
     let (authenticator, _) = with_one_token();
     assert_eq!(
-        authenticator.authenticate(None, NOW_MS),
+        authenticator.authenticate(&Presented::default(), NOW_MS),
         Ok(Credential::Absent)
     );
     for empty in [
@@ -229,7 +236,7 @@ fn a_token_expires_at_its_very_millisecond() {
         expires_at_ms: Some(NOW_MS),
         ..grant(7, &token)
     }]);
-    let at = |now_ms| authenticator.authenticate(Some(bearer(&token).as_bytes()), now_ms);
+    let at = |now_ms| authenticator.authenticate(&presented(bearer(&token).as_bytes()), now_ms);
     assert_eq!(at(NOW_MS - 1), Ok(known(7)));
     assert_eq!(at(NOW_MS), Err(BadCredential::Expired));
     assert_eq!(at(u64::MAX), Err(BadCredential::Expired));
@@ -240,7 +247,7 @@ fn a_revoked_token_is_refused_from_the_next_request_on() {
     let (authenticator, token) = with_one_token();
     let header = bearer(&token);
     assert_eq!(
-        authenticator.authenticate(Some(header.as_bytes()), NOW_MS),
+        authenticator.authenticate(&presented(header.as_bytes()), NOW_MS),
         Ok(known(7))
     );
     authenticator.replace(vec![TokenGrant {
@@ -248,10 +255,10 @@ fn a_revoked_token_is_refused_from_the_next_request_on() {
         expires_at_ms: Some(0),
         ..grant(7, &token)
     }]);
-    let answer = authenticator.authenticate(Some(header.as_bytes()), NOW_MS);
+    let answer = authenticator.authenticate(&presented(header.as_bytes()), NOW_MS);
     assert_eq!(answer, Err(BadCredential::Revoked));
     authenticator.replace(Vec::new());
-    let answer = authenticator.authenticate(Some(header.as_bytes()), NOW_MS);
+    let answer = authenticator.authenticate(&presented(header.as_bytes()), NOW_MS);
     assert_eq!(answer, Err(BadCredential::Unknown));
 }
 
@@ -280,7 +287,7 @@ fn each_token_leads_to_its_own_principal() {
     );
     for (id, token) in (0..).zip(&tokens) {
         let expected = Principal::new(workspace(id), access(id), WriterId(id));
-        let answer = authenticator.authenticate(Some(bearer(token).as_bytes()), NOW_MS);
+        let answer = authenticator.authenticate(&presented(bearer(token).as_bytes()), NOW_MS);
         assert_eq!(answer, Ok(Credential::Known(expected)));
     }
 }
@@ -290,7 +297,7 @@ fn last_use_is_taken_once_and_survives_a_replacement() {
     let (authenticator, token) = with_one_token();
     let use_at = |now_ms| {
         authenticator
-            .authenticate(Some(bearer(&token).as_bytes()), now_ms)
+            .authenticate(&presented(bearer(&token).as_bytes()), now_ms)
             .unwrap();
     };
     assert_eq!(authenticator.take_last_used(), []);
@@ -311,7 +318,7 @@ fn uses_within_a_second_are_one_use() {
     for (later_ms, noted_ms) in [(999, 0), (1_000, 1_000)] {
         for now_ms in [NOW_MS, NOW_MS + later_ms] {
             authenticator
-                .authenticate(Some(bearer(&token).as_bytes()), now_ms)
+                .authenticate(&presented(bearer(&token).as_bytes()), now_ms)
                 .unwrap();
         }
         assert_eq!(authenticator.take_last_used(), [(7, NOW_MS + noted_ms)]);
@@ -334,7 +341,7 @@ fn a_refused_token_is_not_used() {
     ] {
         authenticator.replace(vec![bad]);
         authenticator
-            .authenticate(Some(bearer(&token).as_bytes()), NOW_MS)
+            .authenticate(&presented(bearer(&token).as_bytes()), NOW_MS)
             .unwrap_err();
         assert_eq!(authenticator.take_last_used(), []);
     }
@@ -353,7 +360,7 @@ fn requests_during_replacements_see_the_old_table_or_the_new_one() {
         for _ in 0..3 {
             threads.spawn(|| {
                 for _ in 0..2_000 {
-                    let answer = authenticator.authenticate(Some(header.as_bytes()), NOW_MS);
+                    let answer = authenticator.authenticate(&presented(header.as_bytes()), NOW_MS);
                     let Ok(Credential::Known(principal)) = answer else {
                         panic!("{answer:?}")
                     };
@@ -372,7 +379,7 @@ fn requests_during_replacements_see_the_old_table_or_the_new_one() {
 fn nothing_that_can_be_printed_contains_the_token() {
     let (authenticator, token) = with_one_token();
     let header = bearer(&token);
-    let credential = authenticator.authenticate(Some(header.as_bytes()), NOW_MS);
+    let credential = authenticator.authenticate(&presented(header.as_bytes()), NOW_MS);
     let whole_hash = format!("{:?}", token.hash().0);
     let hex = token.hash().0.map(|byte| format!("{byte:02x}")).concat();
     let printed = format!(
@@ -402,6 +409,9 @@ fn every_bad_credential_is_one_line_that_says_what_to_do() {
         BadCredential::Unknown,
         BadCredential::Expired,
         BadCredential::Revoked,
+        BadCredential::UnknownSession,
+        BadCredential::Jwt,
+        BadCredential::Certificate,
     ] {
         let text = bad.to_string();
         assert!(
@@ -409,7 +419,14 @@ fn every_bad_credential_is_one_line_that_says_what_to_do() {
             "{text:?}"
         );
         assert!(!text.contains("  "), "{text:?}");
-        let advice = ["send it as", "copy it again", "larder token create"];
+        let advice = [
+            "send it as",
+            "copy it again",
+            "larder token create",
+            "exchange the CI's token again",
+            "Check that",
+            "leave one",
+        ];
         assert!(
             advice.iter().any(|advice| text.contains(advice)),
             "{text:?}"
@@ -449,7 +466,7 @@ proptest! {
         let bytes = [scheme.as_bytes(), &credential].concat();
         let authenticator = Authenticator::new();
         authenticator.replace(vec![grant(7, &token)]);
-        let answer = authenticator.authenticate(Some(&bytes), NOW_MS);
+        let answer = authenticator.authenticate(&presented(&bytes), NOW_MS);
         let text = String::from_utf8_lossy(&bytes);
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
         let exact = words.len() == 2
@@ -467,7 +484,7 @@ proptest! {
         let authenticator = Authenticator::new();
         authenticator.replace(vec![grant(7, &token)]);
         let header = format!("Basic {}", base64.encode(&pair));
-        let answer = authenticator.authenticate(Some(header.as_bytes()), NOW_MS);
+        let answer = authenticator.authenticate(&presented(header.as_bytes()), NOW_MS);
         let mut parts = pair.splitn(2, |&byte| byte == b':');
         let (user, password) = (parts.next().unwrap_or_default(), parts.next());
         let token = TOKEN.as_bytes();
@@ -486,7 +503,7 @@ proptest! {
     ) {
         let (authenticator, _) = with_one_token();
         let header = [scheme.as_bytes(), &bytes].concat();
-        let answer = authenticator.authenticate(Some(&header), NOW_MS);
+        let answer = authenticator.authenticate(&presented(&header), NOW_MS);
         prop_assert!(!matches!(answer, Ok(Credential::Known(_))));
     }
 }

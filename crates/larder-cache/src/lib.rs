@@ -1,4 +1,4 @@
-//! The one thing a protocol may call: get, put, find out what is missing and purge, over grants.
+//! The one thing a protocol may call: get, put, find out what is missing, purge and hold back, over grants.
 //!
 //! Between the protocols, which know clients, and the store, which knows bytes, this crate keeps
 //! the law of scopes: where an entry lives, which entries a reader sees, what a write conflicts
@@ -35,6 +35,7 @@ mod metrics;
 mod pool;
 mod presence;
 mod recode;
+mod replaced;
 mod room;
 mod spool;
 mod stream;
@@ -48,12 +49,14 @@ pub use blob::{BlobHit, BlobName};
 pub use body::{BodyLost, HitBody};
 pub use cache::{Cache, CacheLimits, ENTRY_BYTES_MAX_DEFAULT, Hit, NotAtHand};
 pub use control::{
-    ControlError, PoolReport, Purge, PurgeFilter, Purged, STATS_ROW_COUNT_MAX, Stats, StatsRow,
-    Verified,
+    CHANGED_ROW_COUNT_MAX, Change, Changed, ChangedRow, ControlError, ENTRY_REPORT_COUNT_MAX,
+    Entries, EntryFilter, EntryPlace, EntryReport, Export, KeyFilter, PoolReport,
+    STATS_ROW_COUNT_MAX, Selection, Standing, Stats, StatsRow, Verified,
 };
 pub use encoding::Encoding;
 pub use key::{DecodedKey, StorageKey};
 pub use metrics::{Action, CacheCollector, CacheMetrics, Unfinished, WORKSPACE_LABEL_COUNT_MAX};
 pub use pool::{LOAD_WAIT_MAX, PoolHandle, PoolPair, PoolState};
 pub use recode::BlobBody;
+pub use replaced::Replaced;
 pub use upload::{PutRefusal, PutStart, Stored, Upload};

@@ -210,6 +210,8 @@ struct Registered {
     others: WorkspaceSeries,
     denied: Family<[(&'static str, &'static str); 3], Counter>,
     calls: Family<[(&'static str, &'static str); 3], Counter>,
+    nondeterministic: Counter,
+    inspected: Family<[(&'static str, &'static str); 4], Counter>,
     store_events: Family<[(&'static str, String); 2], Counter>,
 }
 
@@ -245,6 +247,29 @@ impl CacheMetrics {
     pub fn call(&self, tool: &'static str, call: &'static str, status: &'static str) {
         let labels = [("tool", tool), ("call", call), ("status", status)];
         self.0.calls.get_or_create(&labels).inc();
+    }
+
+    /// Counts an action's result that took the place of one with other outputs.
+    pub fn nondeterministic_result(&self) {
+        self.0.nondeterministic.inc();
+    }
+
+    /// Counts an entry that was looked into, for what it would do to who unpacks it. Both texts are of a few fixed ones, they become
+    /// labels: what it is, and what is wrong with it if something is.
+    pub fn inspected(
+        &self,
+        dialect: Dialect,
+        verdict: &'static str,
+        fault: &'static str,
+        trusted: bool,
+    ) {
+        let labels = [
+            ("dialect", dialect.name()),
+            ("verdict", verdict),
+            ("fault", fault),
+            ("writer", if trusted { "trusted" } else { "untrusted" }),
+        ];
+        self.0.inspected.get_or_create(&labels).inc();
     }
 
     /// Counts an upload that was begun with permission, was not refused by the cache, and is not stored.
@@ -544,7 +569,7 @@ impl Collector for CacheCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_requests(&mut encoder)?;
         self.encode_pools(&mut encoder)?;
-        let families: [(&str, &str, &dyn EncodeMetric); 3] = [
+        let families: [(&str, &str, &dyn EncodeMetric); 5] = [
             (
                 "larder_denied",
                 "Requests without permission",
@@ -554,6 +579,16 @@ impl Collector for CacheCollector {
                 "larder_remote_calls",
                 "Calls answered, by client program",
                 &self.metrics.0.calls,
+            ),
+            (
+                "larder_nondeterministic_results",
+                "Action results that replaced one with other outputs in the same scope",
+                &self.metrics.0.nondeterministic,
+            ),
+            (
+                "larder_inspected",
+                "Uploads looked into, by what they turned out to be",
+                &self.metrics.0.inspected,
             ),
             (
                 "larder_store_events",

@@ -14,7 +14,7 @@ pub enum LedgerError {
         /// The workspace's name.
         workspace: String,
     },
-    /// The workspace or token that the call is about is not there.
+    /// The workspace, token or writer that the call is about is not there.
     #[error("there is no {0}")]
     NotFound(Missing),
     /// The workspace cannot be deleted while it has tokens that are not revoked.
@@ -28,16 +28,26 @@ pub enum LedgerError {
         /// How many of its tokens are not revoked.
         token_count: u64,
     },
-    /// A token of the same text is in the ledger, revoked or not.
+    /// A token or session of the same text is in the ledger, revoked or not.
     #[error("this very token is in the ledger already")]
     TokenExists,
-    /// The scope would be, or hold, the default scope of another token.
+    /// What may be exchanged once has been exchanged before.
+    #[error("this was exchanged for a session before")]
+    UsedBefore,
+    /// The writer was revoked: nothing that is issued to it counts any more.
+    #[error("writer {0} was revoked")]
+    RevokedWriter(u64),
+    /// The scope would be, or hold, one that another writer is given without asking.
     #[error(
-        "scopes that begin with \"token\" are given to tokens without a scope of their own; choose another first label"
+        "scopes that begin with {label:?} are given to tokens without a scope of their own and to runs of a CI; \
+         choose another first label"
     )]
-    ReservedScope,
+    ReservedScope {
+        /// The scope's first label.
+        label: String,
+    },
     /// A value breaks one of the ledger's rules: the grammar of a name, the words of access, or
-    /// "a scope for isolated access and for no other".
+    /// "a scope for isolated and gate access and for no other".
     #[error("the ledger does not accept these values: {rule}")]
     Invalid {
         /// The rule as the database words it.
@@ -85,6 +95,9 @@ pub enum Missing {
     /// A token, by id.
     #[error("token {0}; see: larder token list")]
     Token(u64),
+    /// A writer, by id.
+    #[error("writer {0}")]
+    Writer(u64),
 }
 
 /// The primary result codes of SQLite, <https://www.sqlite.org/rescode.html>.

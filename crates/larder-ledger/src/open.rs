@@ -112,5 +112,10 @@ fn migrator() -> Migrator {
             "deleted workspaces",
             include_str!("../migrations/sqlite/0002_deleted_workspaces.sql"),
         ),
+        simple(
+            3,
+            "writers, sessions and audit",
+            include_str!("../migrations/sqlite/0003_writers_sessions_and_audit.sql"),
+        ),
     ])
 }

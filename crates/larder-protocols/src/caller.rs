@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use larder_auth::{Authenticator, BadCredential, Credential};
+use larder_auth::{Authenticator, BadCredential, CertificateNames, Credential, Presented};
 use larder_model::{Caller, Refusal, WorkspaceName};
 
 /// The workspaces of this server, and which of them anyone may read.
@@ -39,28 +39,37 @@ pub(crate) enum NoCaller {
     BadCredential(BadCredential),
     /// A good credential, but the URL names another workspace than the credential's: a soft refusal.
     OtherWorkspace,
+    /// A credential that was good and is over, or that cannot be judged for now: a miss, and nothing is stored.
+    Expired,
 }
 
-/// Who sent these headers. `named` is the workspace in the URL, if there is one: it says what an
+/// The value of the `Authorization` header, if there is one.
+pub(crate) fn authorization(headers: &HeaderMap) -> Result<Option<&[u8]>, BadCredential> {
+    let mut sent = headers.get_all(AUTHORIZATION).iter();
+    let authorization = sent.next().map(http::HeaderValue::as_bytes);
+    // With two credentials a proxy and this server could each believe another one.
+    match sent.next() {
+        Some(_) => Err(BadCredential::Unreadable),
+        None => Ok(authorization),
+    }
+}
+
+/// Who sent these headers over a connection whose peer has this certificate. `named` is the workspace in the URL, if there is one: it says what an
 /// anonymous caller asks about, and must agree with a credential.
 pub(crate) fn resolve(
     authenticator: &Authenticator,
     workspaces: &WorkspaceTable,
     default: &WorkspaceName,
-    headers: &HeaderMap,
+    (headers, certificate): (&HeaderMap, Option<&CertificateNames>),
     named: Option<&WorkspaceName>,
     now_ms: u64,
 ) -> Result<Caller, NoCaller> {
-    let mut sent = headers.get_all(AUTHORIZATION).iter();
-    let authorization = sent.next().map(http::HeaderValue::as_bytes);
-    // With two credentials a proxy and this server could each believe another one.
-    if sent.next().is_some() {
-        return Err(NoCaller::BadCredential(BadCredential::Unreadable));
-    }
-    match authenticator
-        .authenticate(authorization, now_ms)
-        .map_err(NoCaller::BadCredential)?
-    {
+    let presented = Presented {
+        authorization: authorization(headers).map_err(NoCaller::BadCredential)?,
+        certificate,
+    };
+    let credential = authenticator.authenticate(&presented, now_ms);
+    match credential.map_err(NoCaller::BadCredential)? {
         Credential::Absent => {
             let workspace = named.unwrap_or(default).clone();
             let public = workspaces.is_public(&workspace);
@@ -70,6 +79,8 @@ pub(crate) fn resolve(
             Some(named) if named != principal.workspace() => Err(NoCaller::OtherWorkspace),
             Some(_) | None => Ok(Caller::Known(principal)),
         },
+        // Every request has been introduced; what is not known even so could not be judged.
+        Credential::Expired | Credential::Unintroduced => Err(NoCaller::Expired),
     }
 }
 

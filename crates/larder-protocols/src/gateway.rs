@@ -1,5 +1,6 @@
 //! The one entry point: a request in, an answer out.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,22 +9,73 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
-use larder_auth::{Authenticator, BadCredential};
+use larder_auth::ci::Rules;
+use larder_auth::{
+    Authenticator, BadCredential, CertificateGrant, CertificateNames, CertificateRule, Credential,
+    CredentialKind, Issuers, Presented, San,
+};
 use larder_cache::Cache;
-use larder_model::{Caller, WorkspaceName};
+use larder_ledger::{Ledger, LedgerError, NewWriter, ProvenanceColumns, WriterKind};
+use larder_model::{Access, Caller, WorkspaceName};
+use tokio::sync::{Mutex, Notify};
 
+use crate::attempts::Attempts;
 use crate::body::Body;
-use crate::caller::{NoCaller, WorkspaceTable, default_workspace, resolve};
+use crate::caller::{NoCaller, WorkspaceTable, authorization, default_workspace, resolve};
+use crate::identity::SessionTtl;
 use crate::intake::{BodyLimits, Intake, WholeBodies};
-use crate::{bazel_http, control, nx, reapi};
+use crate::introduction::Introductions;
+use crate::journal::Journal;
+use crate::{bazel_http, control, identity, nx, reapi};
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it comes from; a proxy's word for it counts where the proxy is trusted.
+    pub address: IpAddr,
+    /// Whether the connection to us is.
+    pub encrypted: bool,
+    /// What its verified certificate says.
+    pub certificate: Option<CertificateNames>,
+}
 
 /// Where a request came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The port that clients connect to: who asks is what the credential says.
-    Tcp,
+    Tcp(Arc<Peer>),
     /// The control socket, which the server's own user alone can open: the local operator.
     ControlSocket,
+}
+
+impl Origin {
+    /// Where the request comes from; `None` is this machine's operator.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(peer) => Some(peer.address),
+            Self::ControlSocket => None,
+        }
+    }
+
+    fn certificate(&self) -> Option<&CertificateNames> {
+        match self {
+            Self::Tcp(peer) => peer.certificate.as_ref(),
+            Self::ControlSocket => None,
+        }
+    }
+}
+
+/// Whom a server believes, and what it gives them.
+#[derive(Debug, Default)]
+pub struct Identity {
+    /// The issuers of JWTs.
+    pub issuers: Arc<Issuers>,
+    /// What the jobs of their CI systems get.
+    pub rules: Rules,
+    /// What the bearers of client certificates get.
+    pub certificates: Vec<CertificateRule>,
+    /// How long the sessions last that JWTs are exchanged for.
+    pub session_ttl: SessionTtl,
 }
 
 /// What the paths of the control plane begin with.
@@ -35,6 +87,7 @@ enum Route {
     Nx(nx::wire::Target),
     BazelHttp(bazel_http::wire::Target),
     Control,
+    Identity(identity::routes::Route),
     Nowhere,
 }
 
@@ -50,6 +103,8 @@ impl Route {
             Self::BazelHttp(target)
         } else if path.starts_with(CONTROL_PATH) {
             Self::Control
+        } else if let Some(route) = identity::routes::Route::of(path) {
+            Self::Identity(route)
         } else {
             Self::Nowhere
         }
@@ -64,19 +119,32 @@ pub struct Gateway {
     pub(crate) whole_bodies: WholeBodies,
     /// Memory for answers that are made whole.
     pub(crate) whole_answers: WholeBodies,
-    authenticator: Arc<Authenticator>,
+    pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) identity: ArcSwap<Identity>,
+    /// The certificate rules in force. Held by whoever changes what identities mean, which takes more than one step.
+    identity_changes: Mutex<Vec<CertificateGrant>>,
+    pub(crate) ledger: Ledger,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) introductions: Introductions,
+    pub(crate) attempts: Attempts,
+    pub(crate) session_pace: identity::Pace,
+    pub(crate) keys_wanted: Notify,
+    pub(crate) keys_arrived: Notify,
     workspaces: ArcSwap<WorkspaceTable>,
     default: WorkspaceName,
     now_ms: fn() -> u64,
 }
 
 impl Gateway {
-    /// A gateway to `cache`. The authenticator is shared with whoever replaces its tokens; `now_ms`
-    /// tells the unix time in milliseconds, by which tokens expire.
+    /// A gateway to `cache` that believes no issuer and no certificate before [`Gateway::set_identity`]. The authenticator is
+    /// shared with whoever replaces its tokens and sessions, the journal with whoever writes it into the ledger; `now_ms`
+    /// tells the unix time in milliseconds, by which credentials expire.
     pub fn new(
         cache: Arc<Cache>,
         authenticator: Arc<Authenticator>,
         workspaces: WorkspaceTable,
+        ledger: Ledger,
+        journal: Arc<Journal>,
         limits: BodyLimits,
         now_ms: fn() -> u64,
     ) -> Self {
@@ -87,10 +155,123 @@ impl Gateway {
             whole_bodies: WholeBodies::of_requests(),
             whole_answers: WholeBodies::of_answers(),
             authenticator,
+            identity: ArcSwap::default(),
+            identity_changes: Mutex::new(Vec::new()),
+            ledger,
+            journal,
+            introductions: Introductions::default(),
+            attempts: Attempts::default(),
+            session_pace: identity::Pace::default(),
+            keys_wanted: Notify::new(),
+            keys_arrived: Notify::new(),
             workspaces,
             default: default_workspace(),
             now_ms,
         }
+    }
+
+    /// Believes these from now on, and no others. What was decided before about JWTs is forgotten. A certificate rule whose
+    /// writer the ledger does not take, for want of its workspace, maps nothing; the log says so.
+    pub async fn set_identity(&self, identity: Identity) {
+        let mut in_force = self.identity_changes.lock().await;
+        *in_force = self
+            .certificate_grants(&identity.certificates, &in_force)
+            .await;
+        self.identity.store(Arc::new(identity));
+        self.authenticator.replace_certificates(&in_force);
+        self.authenticator.forget_admissions();
+    }
+
+    /// Asks the ledger again what rules mean, because its workspaces have changed: those of a workspace that is gone are not in
+    /// force any more, and those of one that has come are. The rules themselves stay.
+    pub async fn workspaces_changed(&self) {
+        let mut in_force = self.identity_changes.lock().await;
+        let identity = self.identity.load_full();
+        *in_force = self
+            .certificate_grants(&identity.certificates, &in_force)
+            .await;
+        self.authenticator.replace_certificates(&in_force);
+        self.authenticator.forget_admissions();
+    }
+
+    /// The rules that are in force, with their writers. A rule that was in force before stays so while the ledger does not answer.
+    async fn certificate_grants(
+        &self,
+        rules: &[CertificateRule],
+        before: &[CertificateGrant],
+    ) -> Vec<CertificateGrant> {
+        let mut grants = Vec::with_capacity(rules.len());
+        for rule in rules {
+            match self.ledger.writer_id(&self.new_writer(rule)).await {
+                Ok(writer) => grants.push(CertificateGrant {
+                    rule: rule.clone(),
+                    writer,
+                }),
+                Err(error) => {
+                    let gone = matches!(error, LedgerError::NotFound(_));
+                    let kept = before.iter().find(|it| it.rule == *rule && !gone);
+                    if let Some(kept) = kept {
+                        tracing::warn!(rule = rule.name, %error, "a rule for client certificates stays as it was");
+                        grants.push(kept.clone());
+                        continue;
+                    }
+                    let (rule, workspace) = (&rule.name, &rule.workspace);
+                    tracing::error!(rule, %workspace, %error, "a rule for client certificates is not in force");
+                }
+            }
+        }
+        grants
+    }
+
+    fn new_writer(&self, rule: &CertificateRule) -> NewWriter {
+        let scope = match &rule.access {
+            Access::Isolated { scope } | Access::Gate { scope } => Some(scope.to_string()),
+            Access::Trusted | Access::CleanRoom | Access::Reader | Access::Admin => None,
+        };
+        let subject = match &rule.san {
+            San::Dns(name) => format!("dns:{name}"),
+            San::Uri(uri) => format!("uri:{uri}"),
+            San::Email(address) => format!("email:{address}"),
+            San::Ip(address) => format!("ip:{address}"),
+        };
+        NewWriter {
+            kind: WriterKind::Certificate,
+            workspace: rule.workspace.to_string(),
+            access: rule.access.kind().name().to_owned(),
+            scope,
+            provenance: ProvenanceColumns {
+                rule: Some(rule.name.clone()),
+                subject: Some(subject),
+                ..ProvenanceColumns::default()
+            },
+            address: None,
+            now_ms: self.now_ms(),
+        }
+    }
+
+    /// The issuers in force, for whoever fetches their keys.
+    pub fn issuers(&self) -> Arc<Issuers> {
+        Arc::clone(&self.identity.load().issuers)
+    }
+
+    /// Is notified when requests wait for keys: then [`Issuers::due`] is to be asked at once.
+    pub fn keys_wanted(&self) -> &Notify {
+        &self.keys_wanted
+    }
+
+    /// Wakes the requests that wait for keys, after [`Issuers::fetched`] was told of some.
+    pub fn keys_arrived(&self) {
+        self.keys_arrived.notify_waiters();
+    }
+
+    /// Who has failed too often, for routes that verify JWTs themselves.
+    pub fn attempts(&self) -> &Attempts {
+        &self.attempts
+    }
+
+    /// The unix time in milliseconds.
+    pub(crate) fn now_ms(&self) -> u64 {
+        (self.now_ms)()
     }
 
     /// Puts another table of workspaces in force for requests from now on.
@@ -109,12 +290,15 @@ impl Gateway {
     {
         let (head, body) = request.into_parts();
         let route = Route::of(&head);
-        if let Some(response) = self.answer_at_hand(&head, &route, origin) {
+        if let Some(response) = self.answer_at_hand(&head, &route, &origin) {
+            self.note_if_bad_credential(&head.headers, &origin, &response);
             return response.into();
         }
         let gateway = Arc::clone(self);
         Answer(State::Awaited(Box::pin(async move {
-            gateway.wait_for(&head, body, route, origin).await
+            let response = gateway.wait_for(&head, body, route, &origin).await;
+            gateway.note_if_bad_credential(&head.headers, &origin, &response);
+            response
         })))
     }
 
@@ -122,14 +306,17 @@ impl Gateway {
         &self,
         head: &Parts,
         route: &Route,
-        origin: Origin,
+        origin: &Origin,
     ) -> Option<Response<Body>> {
+        if self.unintroduced(&head.headers, origin).is_some() {
+            return None;
+        }
         match route {
             Route::Nx(target) => nx::routes::answer_at_hand(self, head, target, origin),
             Route::BazelHttp(target) => {
                 bazel_http::routes::answer_at_hand(self, head, target, origin)
             }
-            Route::Grpc | Route::Control | Route::Nowhere => None,
+            Route::Grpc | Route::Control | Route::Identity(_) | Route::Nowhere => None,
         }
     }
 
@@ -138,11 +325,12 @@ impl Gateway {
         head: &Parts,
         mut body: B,
         route: Route,
-        origin: Origin,
+        origin: &Origin,
     ) -> Response<Body>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin,
     {
+        self.introduce(&head.headers, origin).await;
         let mut intake = Intake::new(&mut body, &head.headers, self.limits);
         let intake = &mut intake;
         match route {
@@ -156,6 +344,9 @@ impl Gateway {
                 let operation = path.strip_prefix(CONTROL_PATH).unwrap_or_default();
                 control::routes::answer(self, head, operation, origin, intake).await
             }
+            Route::Identity(route) => {
+                identity::routes::answer(self, head, route, origin, intake).await
+            }
             Route::Nowhere => {
                 intake.drain().await;
                 let mut response = Response::new(Body::empty());
@@ -165,38 +356,99 @@ impl Gateway {
         }
     }
 
-    /// Whether a request's credential, if it has one, is in order: for routes that answer everybody, at which clients show what
-    /// is wrong.
-    pub fn check_credential(&self, headers: &HeaderMap) -> Result<(), BadCredential> {
-        match self.caller(headers, None, Origin::Tcp) {
-            Ok(_) | Err(NoCaller::OtherWorkspace) => Ok(()),
+    /// For routes that answer everybody, and at which clients show what is wrong: what `answer` makes of whether the request's
+    /// credential, if it has one, is in order. A JWT that nobody knows is introduced before.
+    pub fn check_credential(
+        self: &Arc<Self>,
+        headers: &HeaderMap,
+        origin: &Origin,
+        answer: impl FnOnce(Result<(), BadCredential>) -> Response<Body> + Send + 'static,
+    ) -> Answer {
+        if self.unintroduced(headers, origin).is_none() {
+            return answer(self.checked(headers, origin)).into();
+        }
+        let (gateway, headers, origin) = (Arc::clone(self), headers.clone(), origin.clone());
+        Answer(State::Awaited(Box::pin(async move {
+            gateway.introduce(&headers, &origin).await;
+            answer(gateway.checked(&headers, &origin))
+        })))
+    }
+
+    fn checked(&self, headers: &HeaderMap, origin: &Origin) -> Result<(), BadCredential> {
+        match self.caller(headers, None, origin) {
+            Ok(_) | Err(NoCaller::OtherWorkspace | NoCaller::Expired) => Ok(()),
             Err(NoCaller::BadCredential(bad)) => Err(bad),
         }
     }
 
-    /// Who sent a request, and about which workspace.
+    /// Who sent a request, and about which workspace. A JWT must have been introduced.
     pub(crate) fn caller(
         &self,
         headers: &HeaderMap,
         named: Option<&WorkspaceName>,
-        origin: Origin,
+        origin: &Origin,
     ) -> Result<Caller, NoCaller> {
         match origin {
             Origin::ControlSocket => Ok(Caller::LocalOperator),
-            Origin::Tcp => {
+            Origin::Tcp(_) => {
                 let workspaces = self.workspaces.load();
                 let default = &self.default;
                 resolve(
                     &self.authenticator,
                     &workspaces,
                     default,
-                    headers,
+                    (headers, origin.certificate()),
                     named,
-                    (self.now_ms)(),
+                    self.now_ms(),
                 )
             }
         }
     }
+
+    /// Who sent a request, and with what kind of credential: for those who tell people. A JWT must have been introduced.
+    pub(crate) fn who(&self, headers: &HeaderMap, origin: &Origin) -> Result<Who, NoCaller> {
+        let caller = self.caller(headers, None, origin)?;
+        let presented = Presented {
+            authorization: authorization(headers).map_err(NoCaller::BadCredential)?,
+            certificate: origin.certificate(),
+        };
+        let standing = self.authenticator.standing(&presented, self.now_ms());
+        let standing = standing.map_err(NoCaller::BadCredential)?;
+        Ok(Who {
+            caller,
+            kind: standing.kind,
+            expires_at_ms: standing.expires_at_ms,
+        })
+    }
+
+    /// The request's JWT, if it has one that nobody knows, or not any more.
+    pub(crate) fn unintroduced<'h>(
+        &self,
+        headers: &'h HeaderMap,
+        origin: &Origin,
+    ) -> Option<&'h [u8]> {
+        if *origin == Origin::ControlSocket {
+            return None;
+        }
+        let authorization = authorization(headers).ok().flatten();
+        // All that other credentials cost here is a look for two dots.
+        let jwt = Authenticator::jwt(authorization?)?;
+        let presented = Presented {
+            authorization,
+            certificate: None,
+        };
+        let known = self.authenticator.authenticate(&presented, self.now_ms());
+        (known == Ok(Credential::Unintroduced)).then_some(jwt)
+    }
+}
+
+/// A caller, and what there is to say of its credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Who {
+    pub(crate) caller: Caller,
+    pub(crate) kind: CredentialKind,
+    /// When the credential ends, in unix milliseconds; `None` is never.
+    pub(crate) expires_at_ms: Option<u64>,
 }
 
 /// An answer to come. Most are at hand when they are asked for; a transport moves them about, so

@@ -104,6 +104,13 @@ fn function_code(function: DigestFunction) -> u8 {
     }
 }
 
+/// The function with this number, if its results are kept here.
+pub(crate) fn function_of_code(code: u8) -> Option<DigestFunction> {
+    DigestFunction::ALL
+        .into_iter()
+        .find(|function| function_code(*function) == code)
+}
+
 fn read_name<T: std::str::FromStr<Err = NameError>>(segment: &[u8]) -> Result<T, NameError> {
     // What is not UTF-8 cannot be in a name either; the replacement is refused as a character.
     String::from_utf8_lossy(segment).parse()

@@ -9,13 +9,14 @@
 //! - `reapi/`: the Remote Execution API as a cache, over gRPC: moon, Bazel, Buck2 and others.
 //! - `bazel_http/`: the same entries over HTTP, `/ac/{hash}` and `/cas/{hash}`.
 //! - `control/`: purge, stats and verify under `/v1/control/`, as JSON.
+//! - `identity/`: sessions for CI jobs (RFC 8693, RFC 7009), and `/v1/whoami`.
 //!
 //! A program serves with hyper roughly like this, for each connection:
 //!
 //! ```text
-//! let gateway = Arc::new(Gateway::new(cache, authenticator, workspaces, BodyLimits::default(), now_ms));
+//! let gateway = Arc::new(Gateway::new(cache, authenticator, workspaces, ledger, journal, limits, now_ms));
 //! service_fn(move |request| {
-//!     let answer = gateway.handle(request, Origin::Tcp);
+//!     let answer = gateway.handle(request, Origin::Tcp(peer.clone()));
 //!     async move { Ok::<_, Infallible>(answer.await) }
 //! })
 //! ```
@@ -27,29 +28,40 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
+mod attempts;
 mod bazel_http;
 mod body;
 mod caller;
 pub mod control;
 mod excerpt;
 mod gateway;
+pub mod identity;
 mod instance;
 mod intake;
+mod introduction;
+pub mod journal;
 mod nx;
+mod paths;
 mod percent;
 mod reapi;
+mod shown_key;
 mod unwind;
 mod writer;
 
+pub use attempts::Attempts;
 pub use body::Body;
 pub use caller::{WorkspaceTable, default_workspace};
-pub use gateway::{Answer, Gateway, Origin};
+pub use gateway::{Answer, Gateway, Identity, Origin, Peer};
 pub use intake::BodyLimits;
+pub use journal::Journal;
+pub use shown_key::ShownKey;
 
 /// What must hold of any bytes from outside, for the fuzzer alone.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing {
+    pub use crate::archive::fuzzing::archive;
     pub use crate::bazel_http::fuzzing::action_result_json;
     pub use crate::reapi::fuzzing::{action_result, resource_name, tree, write_request};
 }

@@ -27,21 +27,23 @@ pub(crate) enum NotWritten {
 pub(crate) struct Writer<'a> {
     pub(crate) caller: Caller,
     pub(crate) grant: WriteGrant,
-    gateway: &'a Gateway,
+    pub(crate) gateway: &'a Gateway,
     headers: &'a HeaderMap,
     named: Option<WorkspaceName>,
-    origin: Origin,
+    pub(crate) origin: &'a Origin,
 }
 
 impl Gateway {
     /// Who writes with these headers, in the workspace and the scope that the request names.
-    pub(crate) fn writer<'a>(
+    pub(crate) async fn writer<'a>(
         &'a self,
         headers: &'a HeaderMap,
         named: Option<&WorkspaceName>,
         label: Option<&ScopeLabel>,
-        origin: Origin,
+        origin: &'a Origin,
     ) -> Result<Writer<'a>, NotWritten> {
+        // The request was introduced when it began, but its body may have taken long.
+        self.introduce(headers, origin).await;
         let caller = self.caller(headers, named, origin);
         let caller = caller.map_err(NotWritten::NoCaller)?;
         let grant = Policy::write(&caller, label).map_err(NotWritten::Policy)?;
@@ -59,10 +61,23 @@ impl Gateway {
 impl Writer<'_> {
     /// Stores what was uploaded if the caller is still who it was.
     pub(crate) async fn finish(&self, mut upload: Upload) -> Result<Stored, NotWritten> {
+        self.introduce().await;
         // Asked only once nothing is left to wait for but the disk.
         upload.take_turn().await.map_err(NotWritten::Cache)?;
         self.still_good()?;
         upload.finish().await.map_err(NotWritten::Cache)
+    }
+
+    /// Whether the caller's JWT has to be introduced again: it is known for some minutes, and an upload may take longer than that.
+    pub(crate) fn lapsed(&self) -> bool {
+        self.gateway
+            .unintroduced(self.headers, self.origin)
+            .is_some()
+    }
+
+    /// Introduces the caller's JWT again, if it has lapsed.
+    pub(crate) async fn introduce(&self) {
+        self.gateway.introduce(self.headers, self.origin).await;
     }
 
     /// Whether the caller is still who it was. To be asked after every wait, before anything becomes visible.

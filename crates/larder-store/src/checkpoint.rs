@@ -41,9 +41,10 @@ impl Shared {
             .map(|segment| (segment.id(), segment.covered()))
             .collect();
         self.sync_now();
-        // Of what could not be synced, the next start reads what there is.
+        // Of what could not be synced, or is being held, the next start reads what there is.
+        let uncovered = self.uncovered.lock().clone();
         for segment in self.segments.read().values() {
-            if !segment.is_sound() {
+            if !segment.is_sound() || uncovered.contains(&segment.id()) {
                 covered.insert(segment.id(), 0);
             }
         }

@@ -41,9 +41,6 @@ pub const RECORD_HEADER_BYTES: usize = 64;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"LARDSEG1";
 const RECORD_MAGIC: [u8; 4] = *b"LREC";
-const STATE_LIVE: [u8; 4] = *b"LIVE";
-/// What a dead record's state field holds; any value but `LIVE` is dead.
-pub(crate) const STATE_DEAD: [u8; 4] = *b"DEAD";
 /// Where a record's state field is, from the record's start. Not covered by the tag, so that it can change in place.
 pub(crate) const STATE_OFFSET: u64 = 56;
 
@@ -149,6 +146,34 @@ impl RecordKind {
     }
 }
 
+/// What a record's state field says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It is its key's entry, unless a newer one is.
+    Live,
+    /// It was an entry that is kept and no longer served. Who does not know this state takes it for dead.
+    Held,
+    /// It is nothing any more. So is a record whose state is none of these.
+    Dead,
+}
+
+impl State {
+    pub(crate) fn encode(self) -> [u8; 4] {
+        match self {
+            Self::Live => *b"LIVE",
+            Self::Held => *b"HELD",
+            Self::Dead => *b"DEAD",
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Self {
+        [Self::Live, Self::Held]
+            .into_iter()
+            .find(|state| state.encode() == bytes)
+            .unwrap_or(Self::Dead)
+    }
+}
+
 /// The fixed part in front of every record.
 ///
 /// | at | bytes | field |
@@ -165,7 +190,7 @@ impl RecordKind {
 /// | 32 | 8 | written at, Unix milliseconds |
 /// | 40 | 8 | writer |
 /// | 48 | 8 | tag: SipHash-2-4, keyed by the salt, over segment id (4), offset (8), bytes 0 to 47, key, metadata |
-/// | 56 | 4 | state: `LIVE`, anything else is dead |
+/// | 56 | 4 | state: `LIVE` or `HELD`, anything else is dead |
 /// | 60 | 4 | header tag: the low half of SipHash-2-4, keyed by the salt, over segment id (4), offset (8), bytes 0 to 55 |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
@@ -199,7 +224,7 @@ pub(crate) struct TagKey {
 /// What a header's bytes say before its tag is checked.
 pub(crate) struct Untagged {
     pub(crate) header: RecordHeader,
-    pub(crate) live: bool,
+    pub(crate) state: State,
 }
 
 impl RecordHeader {
@@ -245,7 +270,7 @@ impl RecordHeader {
         bytes[40..48].copy_from_slice(&self.writer.to_le_bytes());
         let whole_tag = tag(tag_key, offset, &bytes[..48], key, metadata);
         bytes[48..56].copy_from_slice(&whole_tag.to_le_bytes());
-        bytes[56..60].copy_from_slice(&STATE_LIVE);
+        bytes[56..60].copy_from_slice(&State::Live.encode());
         let header_tag = tag(tag_key, offset, &bytes[..56], &[], &[]) as u32;
         bytes[60..64].copy_from_slice(&header_tag.to_le_bytes());
         bytes
@@ -273,7 +298,7 @@ impl RecordHeader {
             && header.body_bytes <= BODY_BYTES_MAX;
         sane.then_some(Untagged {
             header,
-            live: bytes[56..60] == STATE_LIVE,
+            state: State::decode(&bytes[56..60]),
         })
     }
 
@@ -304,12 +329,12 @@ impl RecordHeader {
         salt: [u8; 16],
         offset: u64,
     ) -> Option<(Self, bool)> {
-        let Untagged { header, live } = Self::decode(record)?;
+        let Untagged { header, state } = Self::decode(record)?;
         let names = record.get(RECORD_HEADER_BYTES..header.body_start() as usize)?;
         let tag_key = TagKey { segment, salt };
         let fits = Self::header_tag_fits(record, &tag_key, offset)
             && header.tag_fits(record, &tag_key, offset, names);
-        fits.then_some((header, live))
+        fits.then_some((header, state == State::Live))
     }
 
     /// The fields of a header whose tags nobody asks for; for fuzzing.
@@ -437,6 +462,15 @@ impl Slot {
             size: units,
             check,
             promise: LeasePromise::NONE,
+        }
+    }
+
+    /// The same record under another hash. What was promised of the key is not promised of it.
+    pub(crate) fn under(self, hash: u128) -> Self {
+        Self {
+            hash,
+            promise: LeasePromise::NONE,
+            ..self
         }
     }
 

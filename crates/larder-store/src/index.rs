@@ -195,6 +195,16 @@ impl Index {
         hasher.finish128().as_u128()
     }
 
+    /// What a held record is found by: as if its key's hash and its sequence were a key of their own, under another key
+    /// of the hash, so that none of a client's can be that. Several held records of a key are beside each other, and
+    /// beside its entry.
+    pub(crate) fn held_hash(&self, hash: u128, sequence: u64) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.hash_key.map(|byte| !byte));
+        hasher.write(&hash.to_le_bytes());
+        hasher.write(&sequence.to_le_bytes());
+        hasher.finish128().as_u128()
+    }
+
     fn shard(&self, hash: u128) -> &(Mutex<Shard>, Condvar) {
         &self.shards[(hash >> 120) as usize]
     }

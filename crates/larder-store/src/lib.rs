@@ -12,6 +12,8 @@
 //! - The files together never take up more than the budget, not even while space is reclaimed.
 //! - An entry reported present by [`Pool::lease`] stays readable for the lease; if that is a yielding one, unless a
 //!   write would be refused otherwise or such leases alone hold back more than an eighth of the pool.
+//! - What [`Pool::hold`] has taken out of sight is no key's entry for anybody, also after a power cut, and its bytes stay as
+//!   long as those of an entry that nobody uses.
 //! - An acknowledged write survives the death of the process; with [`Durability::Synced`] also a
 //!   power cut.
 //! - One process at a time: [`DataDir`] holds the lock.
@@ -23,6 +25,7 @@ mod clock;
 mod data_dir;
 mod disk;
 mod format;
+mod hold;
 mod index;
 mod lease;
 mod pool;
@@ -46,13 +49,15 @@ pub use format::{
     ALIGN_BYTES, BLOCK_BYTES, FORMAT_VERSION, HeaderError, KEY_BYTES_MAX, METADATA_BYTES_MAX,
     RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
+pub use hold::{Held, Released};
 pub use lease::Lease;
 pub use pool::{
     Bug, Durability, Event, Leases, OpenError, POOL_BUDGET_BYTES_MIN, Pool, PoolOptions,
     StoreError, Usage,
 };
 pub use read::{
-    Body, Entry, EntryHead, PIECE_BYTES_MAX, ReadError, Reader, WHOLE_BYTES_MAX, WouldBlock,
+    Body, Entry, EntryHead, PIECE_BYTES_MAX, ReadError, Reader, Standing, WHOLE_BYTES_MAX,
+    WouldBlock,
 };
 pub use survey::{Purged, RecordHead, Verified};
 pub use write::{Begin, NewRecord, Put, Upload};

@@ -1,6 +1,6 @@
 //! A pool: what its parts share, and the public face.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -213,7 +213,7 @@ pub struct Usage {
     pub budget_bytes: u64,
     /// Bytes the files take up.
     pub used_bytes: u64,
-    /// Entries there are.
+    /// Entries there are, those held among them.
     pub entries: u64,
     /// Segment files there are.
     pub segments: u64,
@@ -252,6 +252,8 @@ pub enum Bug {
     ReclaimBeforeSync,
     /// A purged record is taken out of the index only.
     ForgetToBury,
+    /// A held record is taken out of sight, and not marked on the disk.
+    ForgetToMark,
 }
 
 /// One engine. Clones share it.
@@ -289,6 +291,12 @@ pub(crate) struct Shared {
     pub(crate) checkpoint_claim: Mutex<Option<SpaceClaim>>,
     /// Records that could not be buried yet.
     pub(crate) unburied: Mutex<Vec<(u128, Place)>>,
+    /// Held records that could not be marked as such yet, by what they are found by.
+    pub(crate) unmarked: Mutex<Vec<u128>>,
+    /// Segments that no checkpoint covers as long as their records' states change.
+    pub(crate) uncovered: Mutex<HashSet<u32>>,
+    /// Written by whoever holds or releases and read by whoever purges, from beginning to end.
+    pub(crate) holding: RwLock<()>,
     /// Segments that could not be removed yet.
     pub(crate) undeleted: Mutex<Vec<Arc<Segment>>>,
     /// Segments whose files could not be read when the pool was opened. What is in them is a miss, and may be back at
@@ -455,6 +463,16 @@ impl Shared {
                 segment,
                 offset: slot.place.offset(),
             });
+            self.unburied.lock().push((slot.hash, slot.place));
+            self.wake_chores();
+        }
+    }
+
+    /// The disk failed to read the entry: present, and never to be had, would break builds again and again. It is
+    /// buried, or else a purge would not find it and the next start would.
+    pub(crate) fn give_up(&self, slot: &Slot, error: &io::Error) {
+        self.disk_failed("read", error);
+        if self.index.remove(slot.hash, slot.place) {
             self.unburied.lock().push((slot.hash, slot.place));
             self.wake_chores();
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Buf, Bytes};
 
 use crate::disk::{Wait, read_exact_at};
-use crate::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, Slot};
+use crate::format::{BLOCK_BYTES, RECORD_HEADER_BYTES, RecordHeader, RecordKind, Slot, State};
 use crate::index::Index;
 use crate::pool::{Bug, Pool, Shared};
 use crate::segment::Segment;
@@ -105,6 +105,8 @@ impl From<io::Error> for Doubt {
 /// A record's header and names, verified, in the buffer they were read into.
 pub(crate) struct Head {
     pub(crate) header: RecordHeader,
+    /// What the disk says; not dead.
+    state: State,
     buffer: Vec<u8>,
 }
 
@@ -126,6 +128,15 @@ impl Head {
     }
 }
 
+/// What a record is to its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its entry.
+    Entry,
+    /// One that [`Pool::hold`] took out of sight.
+    Held,
+}
+
 /// How much of a small record is read with its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rest {
@@ -133,11 +144,6 @@ enum Rest {
     Wanted,
     /// None on purpose.
     Unwanted,
-}
-
-/// Reads and verifies the head of the record that `slot` points to.
-pub(crate) fn read_head(segment: &Segment, slot: &Slot, wait: Wait) -> Result<Head, Doubt> {
-    read_head_and(Rest::Unwanted, segment, slot, wait)
 }
 
 fn read_head_and(rest: Rest, segment: &Segment, slot: &Slot, wait: Wait) -> Result<Head, Doubt> {
@@ -164,13 +170,33 @@ fn read_head_and(rest: Rest, segment: &Segment, slot: &Slot, wait: Wait) -> Resu
         )?;
     }
     let names = &buffer[RECORD_HEADER_BYTES..names_end];
-    let fits = untagged.live
+    let fits = untagged.state != State::Dead
         && header.kind == RecordKind::Entry
         && header.tag_fits(&buffer, &segment.tag_key, offset, names);
     if fits {
-        Ok(Head { header, buffer })
+        Ok(Head {
+            header,
+            state: untagged.state,
+            buffer,
+        })
     } else {
         Err(Doubt::Unverified)
+    }
+}
+
+/// The head of a key's entry.
+fn read_live(
+    rest: Rest,
+    segment: &Segment,
+    slot: &Slot,
+    key: &[u8],
+    wait: Wait,
+) -> Result<Head, Doubt> {
+    let head = read_head_and(rest, segment, slot, wait)?;
+    match head.state {
+        State::Live if head.key() == key => Ok(head),
+        State::Live => Err(Doubt::OtherKey),
+        State::Held | State::Dead => Err(Doubt::Unverified),
     }
 }
 
@@ -183,13 +209,18 @@ impl Pool {
         })
     }
 
+    /// The same, and does not count as use.
+    pub fn peek(&self, key: &[u8], wait: Wait) -> Result<Option<Entry>, WouldBlock> {
+        let shared = &self.shared;
+        shared.look_up(key, Index::peek, |segment, slot| {
+            shared.open_entry(segment, slot, key, wait)
+        })
+    }
+
     /// The same without the body, which is not read and need not be intact. Does not count as use.
     pub fn head(&self, key: &[u8], wait: Wait) -> Result<Option<EntryHead>, WouldBlock> {
         self.shared.look_up(key, Index::peek, |segment, slot| {
-            let head = read_head(&segment, slot, wait)?;
-            if head.key() != key {
-                return Err(Doubt::OtherKey);
-            }
+            let head = read_live(Rest::Unwanted, &segment, slot, key, wait)?;
             Ok(EntryHead {
                 metadata: Bytes::copy_from_slice(head.metadata()),
                 check: head.header.check,
@@ -202,6 +233,38 @@ impl Pool {
 }
 
 impl Shared {
+    /// Reads the head of whatever `slot` points to, an entry or a held one, and says which it is.
+    pub(crate) fn read_any(
+        &self,
+        segment: &Segment,
+        slot: &Slot,
+        wait: Wait,
+    ) -> Result<(Head, Standing), Doubt> {
+        self.read_any_and(Rest::Unwanted, segment, slot, wait)
+    }
+
+    fn read_any_and(
+        &self,
+        rest: Rest,
+        segment: &Segment,
+        slot: &Slot,
+        wait: Wait,
+    ) -> Result<(Head, Standing), Doubt> {
+        let head = read_head_and(rest, segment, slot, wait)?;
+        let hash = self.index.hash(head.key());
+        if hash == slot.hash {
+            return match head.state {
+                State::Live => Ok((head, Standing::Entry)),
+                State::Held | State::Dead => Err(Doubt::Unverified),
+            };
+        }
+        // One that the disk does not say to be held could not be marked yet.
+        if self.index.held_hash(hash, head.header.sequence) == slot.hash {
+            return Ok((head, Standing::Held));
+        }
+        Err(Doubt::OtherKey)
+    }
+
     /// Finds a key's record and has it opened. What cannot be opened is a miss from then on.
     fn look_up<T>(
         &self,
@@ -231,9 +294,7 @@ impl Shared {
                     Ok(None)
                 }
                 Err(Doubt::Disk(error)) => {
-                    // Present, and never to be had, would break builds again and again.
-                    self.index.remove(hash, slot.place);
-                    self.disk_failed("read", &error);
+                    self.give_up(&slot, &error);
                     Ok(None)
                 }
             };
@@ -248,10 +309,29 @@ impl Shared {
         key: &[u8],
         wait: Wait,
     ) -> Result<Entry, Doubt> {
-        let head = read_head_and(Rest::Wanted, &segment, slot, wait)?;
-        if head.key() != key {
-            return Err(Doubt::OtherKey);
-        }
+        let head = read_live(Rest::Wanted, &segment, slot, key, wait)?;
+        self.open_body(segment, slot, head, wait)
+    }
+
+    /// What `slot` points to, entry or held.
+    pub(crate) fn open_any(
+        self: &Arc<Self>,
+        segment: Arc<Segment>,
+        slot: &Slot,
+        wait: Wait,
+    ) -> Result<Entry, Doubt> {
+        let (head, _) = self.read_any_and(Rest::Wanted, &segment, slot, wait)?;
+        self.open_body(segment, slot, head, wait)
+    }
+
+    /// The entry whose head has been read.
+    fn open_body(
+        self: &Arc<Self>,
+        segment: Arc<Segment>,
+        slot: &Slot,
+        head: Head,
+        wait: Wait,
+    ) -> Result<Entry, Doubt> {
         let header = head.header;
         let metadata = head.metadata_range();
         let body_start = header.body_start() as usize;
@@ -368,8 +448,7 @@ impl Reader {
                 Err(ReadError::Lost)
             }
             Err(Doubt::Disk(error)) => {
-                self.shared.index.remove(self.slot.hash, self.slot.place);
-                self.shared.disk_failed("read", &error);
+                self.shared.give_up(&self.slot, &error);
                 Err(ReadError::Lost)
             }
         }

@@ -17,8 +17,8 @@ use std::sync::atomic::Ordering;
 
 use crate::disk::{Wait, read_exact_at};
 use crate::format::{
-    Place, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, STATE_DEAD,
-    STATE_OFFSET, Slot, TagKey,
+    Place, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, STATE_OFFSET, Slot,
+    State, TagKey,
 };
 use crate::lease::{self, Honour};
 use crate::pool::{Bug, Event, Shared, StoreError};
@@ -45,6 +45,8 @@ const READERS_PART: u64 = 16;
 pub(crate) struct Resident {
     pub(crate) slot: Slot,
     pub(crate) record_bytes: u64,
+    /// Live, or held; its copy is the same.
+    pub(crate) state: State,
 }
 
 /// What to do with a segment.
@@ -344,11 +346,8 @@ impl Shared {
         if durable && outcome.is_err() {
             // The segment stays. A purge that finds the copies must not leave the originals behind.
             for (original, _) in &copies {
-                let _ = from
-                    .file
-                    .write_at(&[&STATE_DEAD], original.offset() + STATE_OFFSET);
+                let _ = self.write_state(from, *original, State::Dead);
             }
-            self.sync.mark(from);
         }
         match (outcome, durable) {
             (Err(error), _) => Err(error),
@@ -365,15 +364,23 @@ impl Shared {
             match walk.next() {
                 Err(error) => break Err(error),
                 Ok(None) => break Ok(()),
-                Ok(Some(found)) if found.header.kind != RecordKind::Entry || !found.live => {}
+                Ok(Some(found))
+                    if found.header.kind != RecordKind::Entry || found.state == State::Dead => {}
                 Ok(Some(found)) => {
                     let key = &walk.names()[..usize::from(found.header.key_bytes)];
-                    let slot = self.index.peek(self.index.hash(key));
+                    let hash = self.index.hash(key);
                     let here = Place::new(segment.id(), found.offset);
-                    if let Some(slot) = slot.filter(|slot| slot.place == here) {
-                        let record_bytes = found.header.record_bytes();
-                        residents.push(Resident { slot, record_bytes });
-                    }
+                    let slot_of = |hash| self.index.peek(hash).filter(|slot| slot.place == here);
+                    let record_bytes = found.header.record_bytes();
+                    let resident = |slot, state| Resident {
+                        slot,
+                        record_bytes,
+                        state,
+                    };
+                    let held = || slot_of(self.index.held_hash(hash, found.header.sequence));
+                    let live = slot_of(hash).map(|slot| resident(slot, State::Live));
+                    let found = live.or_else(|| held().map(|slot| resident(slot, State::Held)));
+                    residents.extend(found);
                 }
             }
         };
@@ -419,7 +426,8 @@ impl Shared {
         let names_end = header.body_start() as usize;
         let (key, metadata) =
             record[RECORD_HEADER_BYTES..names_end].split_at(usize::from(header.key_bytes));
-        let head = header.encode(&extent.segment.tag_key, extent.start, key, metadata);
+        let mut head = header.encode(&extent.segment.tag_key, extent.start, key, metadata);
+        head[STATE_OFFSET as usize..][..4].copy_from_slice(&resident.state.encode());
         extent.write(&[&head, &record[RECORD_HEADER_BYTES..]], 0)?;
         if !self.index.relocate(slot.hash, slot.place, extent.place()) {
             return Ok(None);
@@ -481,7 +489,11 @@ mod tests {
         let place = Place { segment: 1, unit };
         let mut slot = Slot::new(u128::from(unit), place, record_bytes, 0);
         slot.set_used(used);
-        Resident { slot, record_bytes }
+        Resident {
+            slot,
+            record_bytes,
+            state: State::Live,
+        }
     }
 
     impl Resident {

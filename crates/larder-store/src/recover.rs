@@ -5,7 +5,7 @@
 //! greater sequence counts; of two copies of one record, the one in the newer segment. Every
 //! segment is sealed and cut behind its last record; writing goes on in a new one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::checkpoint;
 use crate::disk::{Disk, Wait, read_exact_at};
 use crate::format::{
-    HeaderError, Place, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, Slot, TOMBSTONE_BYTES,
+    HeaderError, Place, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader, Slot, State,
+    TOMBSTONE_BYTES,
 };
 use crate::index::Index;
 use crate::pool::{Counters, Event, OpenError, PoolOptions, Random, Shared};
@@ -103,6 +104,9 @@ pub(crate) fn open(
         checkpoint_claim: Mutex::new(file_bytes.map(|bytes| space.take_existing(bytes))),
         space,
         unburied: Mutex::new(Vec::new()),
+        unmarked: Mutex::new(Vec::new()),
+        uncovered: Mutex::new(HashSet::new()),
+        holding: RwLock::new(()),
         undeleted: Mutex::new(Vec::new()),
         unread_segments: unread,
         closed: AtomicBool::new(false),
@@ -269,17 +273,27 @@ impl Shared {
         Ok(scanned)
     }
 
-    fn replay_entry(self: &Arc<Self>, segment: &Arc<Segment>, found: &Found, hash: u128) {
+    fn replay_entry(self: &Arc<Self>, segment: &Arc<Segment>, found: &Found, key: u128) {
         let place = Place::new(segment.id(), found.offset);
+        let held = self.index.held_hash(key, found.header.sequence);
+        let (hash, other) = match found.state {
+            State::Live => (key, held),
+            State::Held => (held, key),
+            State::Dead => {
+                self.index.remove(key, place);
+                self.index.remove(held, place);
+                return;
+            }
+        };
+        self.index.remove(other, place);
         let known = self.index.peek(hash);
         if known.is_some_and(|slot| slot.place == place) {
-            if !found.live {
-                self.index.remove(hash, place);
-            }
             return;
         }
         let mut slot = Slot::new(hash, place, found.header.record_bytes(), found.header.check);
-        if !found.live || !self.body_verifies(segment, &slot, &found.header) {
+        if !self.body_verifies(segment, &slot, &found.header)
+            || self.is_outdone(&slot, other, found.header.sequence)
+        {
             return;
         }
         let Some(known) = known else {
@@ -297,6 +311,25 @@ impl Shared {
             place
         };
         self.mark_superseded(hash, superseded);
+    }
+
+    /// Whether the record in `slot` is a copy of the one that `other` finds, from before that was held or released.
+    /// If it is the other way round, the other one goes.
+    fn is_outdone(&self, slot: &Slot, other: u128, sequence: u64) -> bool {
+        let Some(copy) = self.index.peek(other) else {
+            return false;
+        };
+        if self.sequence_at(copy.place) != Some(sequence) {
+            return false;
+        }
+        let outdone = copy.place.segment > slot.place.segment;
+        if outdone {
+            self.mark_superseded(slot.hash, slot.place);
+        } else {
+            self.index.remove(other, copy.place);
+            self.mark_superseded(other, copy.place);
+        }
+        outdone
     }
 
     /// The process died before it had buried the record here, or the power went before that was durable.

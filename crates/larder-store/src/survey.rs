@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::disk::Wait;
 use crate::format::{RecordHeader, Slot};
 use crate::pool::{Bug, Pool, Shared, StoreError};
-use crate::read::{Doubt, Head, ReadError, Reader, read_head};
+use crate::read::{Doubt, Head, ReadError, Reader, Standing};
 use crate::segment::Segment;
 
 /// What an entry's record says of it.
@@ -26,15 +26,20 @@ pub struct RecordHead<'a> {
     pub written_at_ms: u64,
     /// Bytes of the body.
     pub size: u64,
+    /// Orders the records of a key, and tells those that are held apart.
+    pub sequence: u64,
+    /// Whether it is its key's entry, or held.
+    pub standing: Standing,
 }
 
 impl<'a> RecordHead<'a> {
-    fn of(head: &'a Head) -> Self {
+    pub(crate) fn of(head: &'a Head, standing: Standing) -> Self {
         let RecordHeader {
             check,
             writer,
             written_at_ms,
             body_bytes: size,
+            sequence,
             ..
         } = head.header;
         Self {
@@ -44,6 +49,8 @@ impl<'a> RecordHead<'a> {
             writer,
             written_at_ms,
             size,
+            sequence,
+            standing,
         }
     }
 }
@@ -69,15 +76,19 @@ pub struct Verified {
 }
 
 impl Pool {
-    /// Shows every entry's head to `visit`, until it returns false.
-    pub fn scan(&self, visit: &mut dyn FnMut(&RecordHead<'_>) -> bool) {
+    /// Shows the head of every entry, held ones included, to `visit`. `progress` as in [`Pool::purge`].
+    pub fn scan(
+        &self,
+        visit: &mut dyn FnMut(&RecordHead<'_>),
+        progress: &mut dyn FnMut(u64, u64) -> bool,
+    ) {
         self.shared.survey(
-            &mut |_, _, head| visit(&RecordHead::of(head)),
-            &mut |_, _| true,
+            &mut |_, _, head, standing| visit(&RecordHead::of(head, standing)),
+            progress,
         );
     }
 
-    /// Removes the entries that `choose` picks; `dry_run` only counts them. When it returns they are gone for good,
+    /// Removes the entries that `choose` picks, held ones included; `dry_run` only counts them. When it returns they are gone for good,
     /// also after a power cut. `progress` is told entries done and in all, and stops the purge by returning false.
     pub fn purge(
         &self,
@@ -86,21 +97,23 @@ impl Pool {
         progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<Purged, StoreError> {
         let shared = &self.shared;
+        // A record that is held or released meanwhile goes to another shard, perhaps to one that has been looked at.
+        let _unmoved = (!dry_run).then(|| shared.holding.read());
         let mut purged = Purged::default();
-        shared.survey(
-            &mut |slot, _, head| {
-                let chosen = choose(&RecordHead::of(head));
+        let unread = shared.survey(
+            &mut |slot, _, head, standing| {
+                let chosen = choose(&RecordHead::of(head, standing));
                 if chosen && (dry_run || shared.remove_entry(slot, head.header.sequence)) {
                     purged.entries += 1;
                     purged.bytes += head.header.body_bytes;
                 }
-                true
             },
             progress,
         );
         if !dry_run {
             shared.make_removals_durable()?;
         }
+        all_read(unread)?;
         Ok(purged)
     }
 
@@ -122,12 +135,11 @@ impl Pool {
         let mut verified = Verified::default();
         let corrupt_before = self.usage().corrupt_entries;
         shared.survey(
-            &mut |slot, segment, head| {
+            &mut |slot, segment, head, _| {
                 if shared.body_verifies(segment, slot, &head.header) {
                     verified.entries += 1;
                     verified.bytes += head.header.body_bytes;
                 }
-                true
             },
             progress,
         );
@@ -136,44 +148,61 @@ impl Pool {
     }
 }
 
+/// Is shown each entry: its slot, the segment it is in, what its record's head says, and whether it is held.
+type Visit<'v> = dyn FnMut(&Slot, &Arc<Segment>, &Head, Standing) + 'v;
+
+/// What could not be read may be what was to be chosen.
+pub(crate) fn all_read(unread: u64) -> io::Result<()> {
+    if unread == 0 {
+        return Ok(());
+    }
+    let what = format!("the disk failed to read {unread} records: repeat this");
+    Err(io::Error::other(what))
+}
+
 impl Shared {
-    /// Shows every entry to `visit`. Entries whose head does not verify are lost on the way.
-    fn survey(
+    /// Shows every entry, held ones included, to `visit`. Entries whose head does not verify are lost on the way.
+    /// Returns how many the disk failed to read: they stay, and what they are is not known.
+    pub(crate) fn survey(
         self: &Arc<Self>,
-        visit: &mut dyn FnMut(&Slot, &Arc<Segment>, &Head) -> bool,
+        visit: &mut Visit<'_>,
         progress: &mut dyn FnMut(u64, u64) -> bool,
-    ) {
+    ) -> u64 {
         let total = self.index.len();
-        let mut done = 0;
+        let (mut done, mut unread) = (0, 0);
         let mut slots = Vec::new();
         for shard in 0..self.index.shard_count() {
             slots.clear();
             self.index.copy_shard(shard, &mut slots);
             slots.sort_unstable_by_key(|slot| slot.place);
             for slot in &slots {
-                if !self.survey_one(*slot, visit) {
-                    return;
-                }
+                unread += u64::from(!self.survey_one(*slot, visit));
             }
             done += slots.len() as u64;
             if !progress(done, total.max(done)) {
-                return;
+                break;
             }
         }
+        unread
     }
 
-    fn survey_one(
-        self: &Arc<Self>,
-        mut slot: Slot,
-        visit: &mut dyn FnMut(&Slot, &Arc<Segment>, &Head) -> bool,
-    ) -> bool {
+    /// False if the disk failed to read the record.
+    fn survey_one(self: &Arc<Self>, mut slot: Slot, visit: &mut Visit<'_>) -> bool {
         loop {
             let moved = match self.segment(slot.place.segment) {
                 None => true,
-                Some(segment) => match read_head(&segment, &slot, Wait::Allowed) {
-                    Ok(head) => return visit(&slot, &segment, &head),
+                Some(segment) => match self.read_any(&segment, &slot, Wait::Allowed) {
+                    Ok((head, standing)) => {
+                        visit(&slot, &segment, &head, standing);
+                        return true;
+                    }
                     Err(Doubt::Disk(error)) => {
                         self.disk_failed("read", &error);
+                        return false;
+                    }
+                    Err(Doubt::OtherKey) => {
+                        // A slot from before a crash, whose record another has taken the place of.
+                        self.index.remove(slot.hash, slot.place);
                         return true;
                     }
                     Err(_) => {
@@ -209,13 +238,13 @@ impl Shared {
 
     /// After this neither what was removed nor what was evicted before can come back: not from the log, and not from
     /// a checkpoint.
-    fn make_removals_durable(self: &Arc<Self>) -> io::Result<()> {
+    pub(crate) fn make_removals_durable(self: &Arc<Self>) -> io::Result<()> {
         let failed = |what: &str| Err(io::Error::other(format!("the disk failed to {what}")));
         if self.unread_segments > 0 {
-            return failed("read a segment when the pool was opened: start again and purge again");
+            return failed("read a segment when the pool was opened: start again and repeat this");
         }
         if !self.catch_up() {
-            return failed("remove what was purged: purge again");
+            return failed("mark what was chosen: repeat this");
         }
         self.renew_checkpoint()?;
         self.sync_now();
@@ -225,7 +254,7 @@ impl Shared {
             .values()
             .all(|segment| segment.is_sound())
         {
-            return failed("sync what was purged");
+            return failed("sync what was done");
         }
         self.disk.sync_dir(&self.dir)
     }

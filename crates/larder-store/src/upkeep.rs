@@ -8,7 +8,7 @@ use crate::disk::Wait;
 use crate::format::Slot;
 use crate::lease::Honour;
 use crate::pool::{Durability, Pool, Shared, StoreError};
-use crate::read::{Doubt, read_head};
+use crate::read::Doubt;
 
 /// With [`Durability::Written`], a power cut costs at most what was written in this time.
 const SYNC_INTERVAL_MS: u64 = 3_000;
@@ -226,13 +226,17 @@ impl Shared {
         }) else {
             return LOOK_UP_BYTES;
         };
-        match read_head(&segment, slot, Wait::Allowed) {
-            Ok(head) => {
+        match self.read_any(&segment, slot, Wait::Allowed) {
+            Ok((head, _)) => {
                 self.body_verifies(&segment, slot, &head.header);
                 LOOK_UP_BYTES + head.header.body_bytes
             }
             Err(Doubt::Disk(error)) => {
                 self.disk_failed("read", &error);
+                LOOK_UP_BYTES
+            }
+            Err(Doubt::OtherKey) => {
+                self.index.remove(slot.hash, slot.place);
                 LOOK_UP_BYTES
             }
             Err(_) => {

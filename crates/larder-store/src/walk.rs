@@ -7,7 +7,7 @@ use std::io;
 
 use crate::disk::Wait;
 use crate::format::{
-    ALIGN_BYTES, KEY_BYTES_MAX, METADATA_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader,
+    ALIGN_BYTES, KEY_BYTES_MAX, METADATA_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, State,
 };
 use crate::segment::Segment;
 
@@ -20,7 +20,7 @@ const _: () = assert!(WINDOW_BYTES >= RECORD_HEADER_BYTES);
 pub(crate) struct Found {
     pub(crate) offset: u64,
     pub(crate) header: RecordHeader,
-    pub(crate) live: bool,
+    pub(crate) state: State,
 }
 
 pub(crate) struct Walk<'a> {
@@ -115,7 +115,7 @@ impl<'a> Walk<'a> {
         Ok(Some(Found {
             offset,
             header,
-            live: untagged.live,
+            state: untagged.state,
         }))
     }
 

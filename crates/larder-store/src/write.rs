@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 
 use crate::format::{
     ALIGN_BYTES, BLOCK_BYTES, BODY_BYTES_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX, Place,
-    RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, STATE_DEAD, STATE_OFFSET,
-    SegmentHeader, Slot, TOMBSTONE_BYTES, record_bytes,
+    RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, STATE_OFFSET,
+    SegmentHeader, Slot, State, TOMBSTONE_BYTES, record_bytes,
 };
 use crate::index::Claim;
 use crate::lease::Honour;
@@ -142,14 +142,14 @@ fn filler_body_bytes(extent_bytes: u64) -> u64 {
 }
 
 /// A claim on a key, given back when dropped.
-struct KeyClaim<'a> {
+pub(crate) struct KeyClaim<'a> {
     shared: &'a Shared,
     hash: u128,
     settled: bool,
 }
 
 impl<'a> KeyClaim<'a> {
-    fn take(shared: &'a Shared, hash: u128, replace: bool) -> Option<Self> {
+    pub(crate) fn take(shared: &'a Shared, hash: u128, replace: bool) -> Option<Self> {
         match shared.index.claim(hash, replace) {
             Claim::Claimed => Some(Self {
                 shared,
@@ -160,9 +160,14 @@ impl<'a> KeyClaim<'a> {
         }
     }
 
-    fn settle(mut self, place: Place, header: &RecordHeader) -> Option<Slot> {
-        self.settled = true;
+    fn settle(self, place: Place, header: &RecordHeader) -> Option<Slot> {
         let slot = Slot::new(self.hash, place, header.record_bytes(), header.check);
+        self.settle_slot(slot)
+    }
+
+    /// Puts a slot of the key into the index. Returns the one it replaces.
+    pub(crate) fn settle_slot(mut self, slot: Slot) -> Option<Slot> {
+        self.settled = true;
         self.shared.index.settle(slot)
     }
 }
@@ -456,7 +461,7 @@ impl Shared {
             self.sync_now();
             if !extent.segment.is_sound() {
                 // Not acknowledged, so it must not come back after a restart.
-                let _ = extent.write(&[&STATE_DEAD], STATE_OFFSET);
+                let _ = extent.write(&[&State::Dead.encode()], STATE_OFFSET);
                 extent.land();
                 return Err(io::Error::other("the disk failed to sync").into());
             }
@@ -497,13 +502,31 @@ impl Shared {
         let Some(found) = walk.next()?.filter(|found| found.offset == place.offset()) else {
             return Ok(());
         };
-        let key = &walk.names()[..usize::from(found.header.key_bytes)];
-        if found.live && self.index.hash(key) == hash {
-            segment
-                .file
-                .write_at(&[&STATE_DEAD], place.offset() + STATE_OFFSET)?;
-            self.sync.mark(&segment);
+        let key = self
+            .index
+            .hash(&walk.names()[..usize::from(found.header.key_bytes)]);
+        let is_held = || self.index.held_hash(key, found.header.sequence) == hash;
+        let owned = match found.state {
+            State::Live => key == hash || is_held(),
+            State::Held => is_held(),
+            State::Dead => false,
+        };
+        if owned {
+            self.write_state(&segment, place, State::Dead)?;
         }
+        Ok(())
+    }
+
+    /// Changes a record's state in place.
+    pub(crate) fn write_state(
+        &self,
+        segment: &Arc<Segment>,
+        place: Place,
+        state: State,
+    ) -> io::Result<()> {
+        let at = place.offset() + STATE_OFFSET;
+        segment.file.write_at(&[&state.encode()], at)?;
+        self.sync.mark(segment);
         Ok(())
     }
 
@@ -742,7 +765,13 @@ impl Shared {
         for segment in undeleted {
             self.discard(&segment);
         }
-        self.unburied.lock().is_empty() && self.undeleted.lock().is_empty()
+        let unmarked = std::mem::take(&mut *self.unmarked.lock());
+        for hash in unmarked {
+            self.mark_held(hash);
+        }
+        self.unburied.lock().is_empty()
+            && self.undeleted.lock().is_empty()
+            && self.unmarked.lock().is_empty()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Real Bazel, from the Debian package `bazel-bootstrap`, and throw-away workspaces that build with it.
+//! Real Bazel, from the Debian package `bazel-bootstrap` and, for TLS, from npm, and throw-away workspaces that build with it.
 //!
 //! The workspace is the one under `tests/clients/bazel-workspace`: genrules only, so that nothing is downloaded. Bazel's server
 //! keeps its state between the builds of a workspace, as it does for people; it is killed with the value.
@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::checkout::Checkout;
-use crate::process;
+use crate::{pinned, process};
 
 /// The program of the Debian package, whatever else is on the search path.
 pub const PROGRAM: &str = "/usr/bin/bazel";
@@ -63,35 +63,42 @@ impl BazelRun {
     }
 }
 
+/// The official Bazel 2.1.0, which a package for npm holds. Unlike Debian's it has what gRPC over TLS needs; it is older, and
+/// knows no certificates of clients.
+pub fn official() -> Result<PathBuf> {
+    let folder = pinned::installation("bazel-2.1.0", "package-lock.json")?;
+    Ok(folder.join("node_modules/@bazel/bazel-linux_x64/bazel-2.1.0-linux-x86_64"))
+}
+
 /// A workspace in a folder of its own, gone with its Bazel server when the value is dropped.
 #[derive(Debug)]
 pub struct BazelWorkspace {
+    program: PathBuf,
     checkout: Checkout,
 }
 
 impl BazelWorkspace {
     /// A fresh copy of the committed workspace.
     pub fn create() -> Result<Self> {
+        Self::create_for(PROGRAM.into())
+    }
+
+    /// One that is built by another Bazel than the package's.
+    pub fn create_for(program: PathBuf) -> Result<Self> {
         let checkout = Checkout::of_template("bazel-workspace")?;
-        Ok(Self { checkout })
+        Ok(Self { program, checkout })
     }
 
     /// Runs `bazel build` with this remote cache and these further arguments.
     pub fn build(&self, cache: &BazelCache, arguments: &[&str]) -> Result<BazelRun> {
         let mut command = self.bazel("build");
         command.args(cache_arguments(cache)).args(arguments);
-        // Where a test runs there may be no user namespaces for Bazel's sandbox.
-        command.args([
-            "--spawn_strategy=local",
-            "--noshow_progress",
-            "--color=no",
-            "--curses=no",
-        ]);
-        let finished = process::run(&mut command, BAZEL_LIMIT)?;
-        Ok(BazelRun {
-            succeeded: finished.status.success(),
-            output: format!("{}{}", finished.stdout, finished.stderr),
-        })
+        run_build(&mut command)
+    }
+
+    /// Runs `bazel build` with these arguments and the remote cache that the workspace's `.bazelrc` names, if it names one.
+    pub fn build_as_configured(&self, arguments: &[&str]) -> Result<BazelRun> {
+        run_build(self.bazel("build").args(arguments))
     }
 
     /// Runs `bazel clean`: outputs and the local action cache are gone.
@@ -113,7 +120,7 @@ impl BazelWorkspace {
     }
 
     fn bazel(&self, verb: &str) -> Command {
-        let mut command = self.checkout.command(PROGRAM);
+        let mut command = self.checkout.command(&self.program);
         command
             .arg(format!("--output_base={}", self.output_base().display()))
             .args([
@@ -137,6 +144,21 @@ impl Drop for BazelWorkspace {
             process::kill(pid);
         }
     }
+}
+
+fn run_build(command: &mut Command) -> Result<BazelRun> {
+    // Where a test runs there may be no user namespaces for Bazel's sandbox.
+    command.args([
+        "--spawn_strategy=local",
+        "--noshow_progress",
+        "--color=no",
+        "--curses=no",
+    ]);
+    let finished = process::run(command, BAZEL_LIMIT)?;
+    Ok(BazelRun {
+        succeeded: finished.status.success(),
+        output: format!("{}{}", finished.stdout, finished.stderr),
+    })
 }
 
 fn cache_arguments(cache: &BazelCache) -> Vec<String> {

@@ -1,14 +1,16 @@
-//! A small blocking HTTP/1.1 client that sends exactly what it is told, also what no decent client would.
+//! A small blocking HTTP/1.1 client, with or without TLS, that sends exactly what it is told, also what no decent client would.
 //!
 //! [`Request`] describes a message, honest or not; [`Connection`] sends bytes at any pace and reads answers one by one, so a
 //! test can send half a body and vanish, lie about lengths, pipeline, or hold a connection idle. Every read and every write
 //! ends after [`PATIENCE`] at the latest.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::tls::{Client, TlsStream};
 
 /// How long one read or write may take.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -168,10 +170,40 @@ impl Answer {
     }
 }
 
-/// One TCP connection to a server.
+/// What a connection runs over.
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(TlsStream),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.socket(),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
+}
+
+/// One connection to a server.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     /// Bytes that came after the end of the last answer.
     ahead: Vec<u8>,
 }
@@ -184,9 +216,25 @@ impl Connection {
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Ok(Self {
-            stream,
+            stream: Stream::Plain(stream),
             ahead: Vec::new(),
         })
+    }
+
+    /// Connects with TLS.
+    pub fn open_tls(address: SocketAddr, client: &Client) -> Result<Self> {
+        Ok(Self {
+            stream: Stream::Tls(client.connect(address)?),
+            ahead: Vec::new(),
+        })
+    }
+
+    /// What TLS there is.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        match &self.stream {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => Some(stream),
+        }
     }
 
     /// Sends these bytes.
@@ -236,19 +284,19 @@ impl Connection {
 
     /// Promises to send no more, but goes on reading.
     pub fn finish_sending(&mut self) -> Result<()> {
-        Ok(self.stream.shutdown(Shutdown::Write)?)
+        Ok(self.stream.socket().shutdown(Shutdown::Write)?)
     }
 
     /// Vanishes without a word of farewell: the server sees a reset.
     pub fn reset(self) -> Result<()> {
-        Ok(socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?)
+        Ok(socket2::SockRef::from(self.stream.socket()).set_linger(Some(Duration::ZERO))?)
     }
 
     /// True if the server closes the connection within `limit` and sends nothing before it.
     pub fn closes_within(&mut self, limit: Duration) -> Result<bool> {
-        self.stream.set_read_timeout(Some(limit))?;
+        self.stream.socket().set_read_timeout(Some(limit))?;
         let read = self.stream.read(&mut [0; 1]);
-        self.stream.set_read_timeout(Some(PATIENCE))?;
+        self.stream.socket().set_read_timeout(Some(PATIENCE))?;
         match read {
             Ok(0) => Ok(true),
             Ok(_) => bail!("the server sent something instead of closing"),
@@ -256,7 +304,36 @@ impl Connection {
                 Ok(false)
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(true),
+            // TLS wants to be told of an end, and is not when the server gives up on a client.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(true),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads to the end, without making sense of it; false if the server does not close the connection within `limit`.
+    pub fn read_to_close(&mut self, bytes: &mut Vec<u8>, limit: Duration) -> Result<bool> {
+        self.stream.socket().set_read_timeout(Some(limit))?;
+        bytes.append(&mut self.ahead);
+        let mut piece = [0; 4096];
+        loop {
+            match self.stream.read(&mut piece) {
+                Ok(0) => return Ok(true),
+                Ok(count) => bytes.extend_from_slice(&piece[..count]),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof
+                    ) =>
+                {
+                    return Ok(true);
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -352,6 +429,11 @@ impl Connection {
         self.ahead.extend_from_slice(&piece[..read]);
         Ok(read)
     }
+}
+
+/// One request on a connection of its own, with TLS.
+pub fn exchange_tls(address: SocketAddr, client: &Client, request: &Request) -> Result<Answer> {
+    Connection::open_tls(address, client)?.exchange(request)
 }
 
 /// One request on a connection of its own.

@@ -1,7 +1,7 @@
 //! Real parts for tests: the larder binary, an HTTP client that can misbehave, workspaces of real clients.
 //!
 //! Nothing here imitates Larder or a client. [`Server`] runs the program itself in a temporary home, [`http::Connection`]
-//! writes to its socket exactly the bytes it is told to, and [`nx`], [`moon`], [`bazel`], [`casd`] and [`grpcio`] run the programs
+//! writes to its socket exactly the bytes it is told to, and [`nx`], [`moon`], [`bazel`], [`casd`], [`grpcio`] and [`nginx`] run the programs
 //! of those names.
 //!
 //! Always true: whatever this crate waits for has a deadline, and whatever it starts ends with the value that started it.
@@ -11,15 +11,18 @@ pub mod casd;
 pub mod checkout;
 pub mod grpcio;
 pub mod http;
+pub mod issuer;
 pub mod moon;
+pub mod nginx;
 pub mod nx;
 mod pinned;
 pub mod process;
 mod server;
+pub mod tls;
 
 use std::path::{Path, PathBuf};
 
-pub use server::{Access, Server, ServerOptions};
+pub use server::{Access, Server, ServerOptions, TlsOptions};
 
 /// The root of the repository.
 pub fn repository_root() -> PathBuf {

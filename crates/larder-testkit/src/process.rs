@@ -92,6 +92,10 @@ pub(crate) fn terminate(child: &Child) -> Result<()> {
     Ok(kill_process(pid(child), Signal::TERM)?)
 }
 
+pub(crate) fn hang_up(child: &Child) -> Result<()> {
+    Ok(kill_process(pid(child), Signal::HUP)?)
+}
+
 pub(crate) fn kill_group(child: &mut Child) {
     // The group may be gone already, which is as good.
     let _ = kill_process_group(pid(child), Signal::KILL);

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 use crate::process::{self, Finished};
+use crate::tls::Identity;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -52,6 +53,50 @@ pub struct ServerOptions {
     pub environment: Vec<(String, String)>,
     /// The one core that it may run on, for measurements.
     pub core: Option<usize>,
+    /// What it serves over TLS, if it does, on another free port.
+    pub tls: Option<TlsOptions>,
+    /// No plain HTTP.
+    pub only_tls: bool,
+}
+
+/// The files of a server's TLS: what `[tls]` has keys for.
+#[derive(Debug, Clone)]
+pub struct TlsOptions {
+    /// The server's own certificate and key.
+    pub identity: Identity,
+    /// Who issues clients' certificates.
+    pub client_ca: Option<PathBuf>,
+    /// `off`, `optional` or `required`.
+    pub client_certificates: Option<&'static str>,
+    /// Revoked clients' certificates.
+    pub client_crl: Option<PathBuf>,
+}
+
+impl TlsOptions {
+    /// A server with this certificate that asks nobody for theirs.
+    pub fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            client_ca: None,
+            client_certificates: None,
+            client_crl: None,
+        }
+    }
+
+    fn variables(&self) -> Vec<(&'static str, std::ffi::OsString)> {
+        let paths = [
+            ("LARDER_TLS_CERTIFICATE", Some(&self.identity.certificate)),
+            ("LARDER_TLS_KEY", Some(&self.identity.key)),
+            ("LARDER_TLS_CLIENT_CA", self.client_ca.as_ref()),
+            ("LARDER_TLS_CLIENT_CRL", self.client_crl.as_ref()),
+        ];
+        let asked = self.client_certificates.map(Into::into);
+        paths
+            .into_iter()
+            .filter_map(|(name, path)| Some((name, path?.into())))
+            .chain(asked.map(|asked| ("LARDER_TLS_CLIENT_CERTIFICATES", asked)))
+            .collect()
+    }
 }
 
 /// A larder program on a data directory of its own. Killed when dropped.
@@ -61,6 +106,7 @@ pub struct Server {
     options: ServerOptions,
     home: TempDir,
     address: SocketAddr,
+    tls_address: SocketAddr,
     process: Option<Child>,
 }
 
@@ -81,6 +127,7 @@ impl Server {
             options,
             home,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             process: None,
         };
         server.start_again()?;
@@ -94,10 +141,16 @@ impl Server {
         }
         let seen = self.output().len();
         let mut command = self.command(None);
-        command
-            .arg("serve")
-            .arg("--listen")
-            .arg(self.address.to_string());
+        let listen = if self.options.only_tls {
+            "off".to_owned()
+        } else {
+            self.address.to_string()
+        };
+        command.args(["serve", "--listen", &listen]);
+        if let Some(tls) = &self.options.tls {
+            command.env("LARDER_TLS_LISTEN", self.tls_address.to_string());
+            command.envs(tls.variables());
+        }
         command.arg("--data-dir").arg(self.data_dir());
         if self.options.config.is_some() {
             command.arg("--config").arg(self.config_path());
@@ -116,20 +169,20 @@ impl Server {
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
 
-        let listening =
-            process::wait_until("the line `listening on http://…`", START_LIMIT, || {
-                let output = self.output();
-                if let Some(address) = listening_address(output.get(seen..).unwrap_or_default()) {
-                    return Ok(Some(address));
-                }
-                if let Some(status) = child.try_wait()? {
-                    bail!("larder ended before it listened: {status}");
-                }
-                Ok(None)
-            });
+        let listening = process::wait_until("the line `listening on …`", START_LIMIT, || {
+            let output = self.output();
+            if let Some(addresses) = listening(output.get(seen..).unwrap_or_default()) {
+                return Ok(Some(addresses));
+            }
+            if let Some(status) = child.try_wait()? {
+                bail!("larder ended before it listened: {status}");
+            }
+            Ok(None)
+        });
         match listening {
-            Ok(address) => {
-                self.address = address;
+            Ok((plain, tls)) => {
+                self.address = plain.unwrap_or(self.address);
+                self.tls_address = tls.unwrap_or(self.tls_address);
                 self.process = Some(child);
                 Ok(())
             }
@@ -170,6 +223,22 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens with TLS.
+    pub fn tls_address(&self) -> SocketAddr {
+        self.tls_address
+    }
+
+    /// `https://127.0.0.1:PORT`, without a slash at the end.
+    pub fn tls_url(&self) -> String {
+        format!("https://{}", self.tls_address)
+    }
+
+    /// Asks it to read its configuration again (SIGHUP).
+    pub fn reload(&self) -> Result<()> {
+        let child = self.process.as_ref().context("the server is not running")?;
+        process::hang_up(child)
     }
 
     /// `http://ADDRESS:PORT`, without a slash at the end.
@@ -288,40 +357,55 @@ impl Drop for Server {
     }
 }
 
-/// The address in a whole line with `listening on http://ADDRESS`.
-fn listening_address(output: &str) -> Option<SocketAddr> {
-    let (_, rest) = output.split_once("listening on http://")?;
+/// The addresses in a whole line with `listening on http://ADDRESS and https://ADDRESS`; either may be missing.
+fn listening(output: &str) -> Option<(Option<SocketAddr>, Option<SocketAddr>)> {
+    let (_, rest) = output.split_once("listening on http")?;
     let (line, _) = rest.split_once('\n')?;
-    let end = line.find(|c: char| !(c.is_ascii_hexdigit() || "[]:.".contains(c)));
-    line[..end.unwrap_or(line.len())].parse().ok()
+    let line = format!("http{line}");
+    let address = |scheme: &str| -> Option<SocketAddr> {
+        let (_, rest) = line.split_once(scheme)?;
+        let end = rest.find(|c: char| !(c.is_ascii_hexdigit() || "[]:.".contains(c)));
+        rest[..end.unwrap_or(rest.len())].parse().ok()
+    };
+    Some((address("http://"), address("https://")))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::listening_address;
+    use super::listening;
+
+    #[track_caller]
+    fn check(output: &str, plain: &str, tls: &str) {
+        assert_eq!(
+            listening(output),
+            Some((plain.parse().ok(), tls.parse().ok()))
+        );
+    }
 
     #[test]
-    fn the_address_is_read_only_from_a_whole_line() {
-        let address = "127.0.0.1:4711".parse().ok();
-        assert_eq!(
-            listening_address("x listening on http://127.0.0.1:47"),
-            None
+    fn the_addresses_are_read_only_from_a_whole_line() {
+        assert_eq!(listening("x listening on http://127.0.0.1:47"), None);
+        check(
+            "x listening on http://127.0.0.1:4711\n",
+            "127.0.0.1:4711",
+            "",
         );
-        assert_eq!(
-            listening_address("x listening on http://127.0.0.1:4711\n"),
-            address
+        check(
+            "{\"m\":\"listening on http://127.0.0.1:4711\"}\n",
+            "127.0.0.1:4711",
+            "",
         );
-        assert_eq!(
-            listening_address("{\"m\":\"listening on http://127.0.0.1:4711\"}\n"),
-            address
+        check(
+            "listening on http://127.0.0.1:4711 (h1, h2c)\n",
+            "127.0.0.1:4711",
+            "",
         );
-        assert_eq!(
-            listening_address("listening on http://127.0.0.1:4711 (h1, h2c)\n"),
-            address
-        );
-        assert_eq!(
-            listening_address("listening on http://[::1]:4711\n"),
-            "[::1]:4711".parse().ok()
+        check("listening on http://[::1]:4711\n", "[::1]:4711", "");
+        check("listening on https://127.0.0.1:1\n", "", "127.0.0.1:1");
+        check(
+            "listening on http://[::1]:4711 and https://127.0.0.1:1\n",
+            "[::1]:4711",
+            "127.0.0.1:1",
         );
     }
 }

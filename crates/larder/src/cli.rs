@@ -1,14 +1,29 @@
 //! The command line: what can be asked of the program, and nothing of how it is done.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use larder_model::{Dialect, Scope, UntrustedScope, WorkspaceName};
+use larder_model::{UntrustedScope, WorkspaceName};
 
 use crate::config::{Key, parse_duration, parse_listen};
+
+mod audit;
+mod creep_check;
+mod entries;
+mod identity;
+
+pub(crate) use audit::AuditArgs;
+pub(crate) use creep_check::{CreepCheckArgs, CreepProtocol};
+pub(crate) use entries::{
+    ChangeArgs, EntryArgs, EntryCommand, PurgeArgs, QuarantineArgs, QuarantineCommand,
+    SelectionArgs,
+};
+pub(crate) use identity::{
+    AskedArgs, CredentialHelperArgs, Expectation, JobsArgs, LoginArgs, LoginFormat, LogoutArgs,
+    PolicyCommand, PolicyTestArgs, SessionCommand, SessionRevokeArgs, Tool, WhoamiArgs,
+};
 
 /// A self-hosted remote build cache that no pull request can poison.
 #[derive(Debug, Parser)]
@@ -35,14 +50,37 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Workspace(WorkspaceCommand),
     /// Remove entries
-    Purge(PurgeArgs),
+    Purge(Box<PurgeArgs>),
+    /// Take entries out of everybody's sight and keep their bytes
+    Quarantine(Box<QuarantineArgs>),
+    /// Show an entry, or get its bytes
+    #[command(subcommand)]
+    Entry(EntryCommand),
     /// Show what is stored, by workspace and scope
     Stats(StatsArgs),
     /// Read every entry again and compare it with its checksums
     Verify(VerifyArgs),
+    /// Show who did what: writes, refusals, credentials, purges, as far back as the audit goes
+    Audit(Box<AuditArgs>),
+    /// Test whether a pull request can poison a cache: yours, or any other of Nx or the Remote Execution API
+    CreepCheck(Box<CreepCheckArgs>),
     /// Check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Try the rules for CI jobs
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Get a session for this CI job, and say what a tool needs to use it
+    Login(LoginArgs),
+    /// End the session of this CI job
+    Logout(LogoutArgs),
+    /// End the sessions of CI jobs
+    #[command(subcommand)]
+    Session(SessionCommand),
+    /// Say who a server takes this environment's credential for
+    Whoami(WhoamiArgs),
+    /// Give Bazel credentials, as its --credential_helper asks for them
+    CredentialHelper(CredentialHelperArgs),
 }
 
 /// Where the configuration and the data are.
@@ -61,9 +99,9 @@ pub(crate) struct PlaceArgs {
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
-    /// Where to listen; port 0 picks a free one [default: 127.0.0.1:9092]
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_listen)]
-    pub(crate) listen: Option<SocketAddr>,
+    /// Where to listen for plain HTTP, or off; port 0 picks a free one [default: 127.0.0.1:9092]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen)]
+    pub(crate) listen: Option<String>,
     /// Allow plain HTTP on an address that other machines can reach
     #[arg(long)]
     pub(crate) insecure_http: bool,
@@ -83,8 +121,8 @@ impl ServeArgs {
     /// The flags as values of configuration keys.
     pub(crate) fn values(&self) -> Vec<(Key, &'static str, OsString)> {
         let mut values = self.place.values();
-        if let Some(listen) = self.listen {
-            values.push((Key::HttpListen, "--listen", listen.to_string().into()));
+        if let Some(listen) = &self.listen {
+            values.push((Key::HttpListen, "--listen", listen.into()));
         }
         if self.insecure_http {
             values.push((Key::HttpInsecureHttp, "--insecure-http", "true".into()));
@@ -128,7 +166,7 @@ pub(crate) struct TokenCreateArgs {
     /// What the token may do
     #[arg(long, value_enum)]
     pub(crate) access: AccessArg,
-    /// The own scope of an isolated token, such as `pr/7`; none that begins with `token`
+    /// The own scope of an isolated or gate token, such as `pr/7`; none that begins with `token` or `ci`
     /// [default: token/ID]
     #[arg(long, value_name = "NAME")]
     pub(crate) scope: Option<UntrustedScope>,
@@ -187,45 +225,14 @@ pub(crate) enum WorkspaceCommand {
     },
 }
 
-/// `larder purge`. Filters narrow each other.
-#[derive(Debug, Args)]
-pub(crate) struct PurgeArgs {
-    #[command(flatten)]
-    pub(crate) place: PlaceArgs,
-    /// Only this workspace's entries
-    #[arg(long, value_name = "W")]
-    pub(crate) workspace: Option<WorkspaceName>,
-    /// Only entries of exactly this scope: `trusted`, `pr/7`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) scope: Option<Scope>,
-    /// Only entries of this dialect
-    #[arg(long, value_parser = parse_dialect)]
-    pub(crate) dialect: Option<Dialect>,
-    /// Only the entry with this key, in every scope
-    #[arg(long)]
-    pub(crate) key: Option<String>,
-    /// Only entries written with the token of this id
-    #[arg(long, value_name = "TOKEN_ID")]
-    pub(crate) writer: Option<u64>,
-    /// Only entries written longer ago than this: `30d`
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    pub(crate) older_than: Option<Duration>,
-    /// Everything; needed when there is no filter
-    #[arg(long, conflicts_with_all = ["workspace", "scope", "dialect", "key", "writer", "older_than"])]
-    pub(crate) all: bool,
-    /// Say what would be removed and remove nothing
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Do not ask
-    #[arg(long, short)]
-    pub(crate) yes: bool,
-}
-
 /// `larder stats`.
 #[derive(Debug, Args)]
 pub(crate) struct StatsArgs {
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
+    /// Show the actions whose results were stored again with other outputs
+    #[arg(long)]
+    pub(crate) nondeterministic: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -251,11 +258,9 @@ pub(crate) enum ConfigCommand {
     Docs,
 }
 
-fn parse_dialect(text: &str) -> Result<Dialect, String> {
-    Dialect::from_name(text).ok_or_else(|| {
-        let names: Vec<&str> = Dialect::ALL.iter().map(|dialect| dialect.name()).collect();
-        format!("there is no such dialect; known are {}", names.join(", "))
-    })
+/// Checked here, so that it is an error of the command line; read with the configuration.
+fn listen(text: &str) -> Result<String, String> {
+    parse_listen(text).map(|_| text.to_owned())
 }
 
 #[cfg(test)]
@@ -280,6 +285,11 @@ mod tests {
             "larder serve --listen localhost",
             "larder purge --all --workspace acme",
             "larder purge --dialect bazel",
+            "larder purge --since yesterday",
+            "larder purge --until 1d --older-than 2d",
+            "larder quarantine release --all --run 4711",
+            "larder quarantine --run 4711 list",
+            "larder entry get 123",
             "larder workspace create UPPER",
         ];
         for line in refused {
@@ -292,6 +302,11 @@ mod tests {
             "larder token create --access isolated --scope pr/7 --expires 90d",
             "larder token revoke -",
             "larder purge --scope trusted --older-than 30d --dry-run",
+            "larder quarantine --run 4711 --since 2026-11-21T04:20:18Z --until 2h",
+            "larder quarantine list",
+            "larder quarantine release --key 123 --yes",
+            "larder entry show 123 --json",
+            "larder entry get 123 --output f",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

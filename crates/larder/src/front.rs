@@ -5,17 +5,17 @@
 //! this machine unless the operator opens it to all; the other routes say whether the server
 //! lives, and nothing of what it holds.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, WWW_AUTHENTICATE};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode, Uri, Version};
+use larder_auth::BadCredential;
 use larder_cache::PoolState;
-use larder_protocols::{Answer, Body, Gateway, OPENAPI_JSON, Origin};
+use larder_protocols::{Answer, Body, Gateway, OPENAPI_JSON, Origin, Peer};
 use prometheus_client::registry::Registry;
 
 use crate::config::{HttpSettings, MetricsAudience};
@@ -47,15 +47,21 @@ pub(crate) struct Front {
 }
 
 impl Front {
-    /// Answers a request of the TCP port.
-    pub(crate) fn answer(&self, mut request: Request, peer: SocketAddr) -> Answer {
-        if let Some(inside) = below(request.uri(), &self.settings.load().base_path) {
+    /// Answers a request of a TCP port, from whoever is at the other end of its connection.
+    pub(crate) fn answer(&self, mut request: Request, peer: &Arc<Peer>) -> Answer {
+        if !has_one_host(&request) {
+            return no_host().into();
+        }
+        let settings = self.settings.load();
+        if let Some(inside) = below(request.uri(), &settings.base_path) {
             *request.uri_mut() = inside;
         }
-        let local = || exposure::is_local(peer, request.headers());
-        match self.own_route(&request, local) {
-            Some(response) => response.into(),
-            None => self.gateway.handle(request, Origin::Tcp),
+        let local = || exposure::is_local(peer.address, request.headers());
+        let origin = exposure::origin(peer, request.headers(), &settings.trusted_proxies);
+        let origin = Origin::Tcp(origin);
+        match self.own_route(&request, &origin, local) {
+            Some(answer) => answer,
+            None => self.gateway.handle(request, origin),
         }
     }
 
@@ -78,24 +84,27 @@ impl Front {
                 serde_json::json!(names).to_string().into(),
             );
         }
-        match self.own_route(&request, || true) {
-            Some(response) => response,
-            None => self.gateway.handle(request, Origin::ControlSocket).await,
+        let origin = Origin::ControlSocket;
+        match self.own_route(&request, &origin, || true) {
+            Some(answer) => answer.await,
+            None => self.gateway.handle(request, origin).await,
         }
     }
 
-    fn own_route(&self, request: &Request, local: impl Fn() -> bool) -> Option<Response<Body>> {
-        let route: &dyn Fn() -> Response<Body> = match request.uri().path() {
-            "/healthz" => &|| answer(StatusCode::OK, TEXT, "ok\n".into()),
-            "/readyz" => &|| self.readiness(),
-            "/status" => &|| self.status(request.headers()),
-            "/metrics" => &|| self.metrics(local()),
+    fn own_route(
+        &self,
+        request: &Request,
+        origin: &Origin,
+        local: impl Fn() -> bool,
+    ) -> Option<Answer> {
+        let route: &dyn Fn() -> Answer = match request.uri().path() {
+            "/healthz" => &|| answer(StatusCode::OK, TEXT, "ok\n".into()).into(),
+            "/readyz" => &|| self.readiness().into(),
+            "/status" => &|| self.status(request.headers(), origin),
+            "/metrics" => &|| self.metrics(local()).into(),
             "/openapi.json" => &|| {
-                answer(
-                    StatusCode::OK,
-                    JSON,
-                    Bytes::from_static(OPENAPI_JSON.as_bytes()),
-                )
+                let document = Bytes::from_static(OPENAPI_JSON.as_bytes());
+                answer(StatusCode::OK, JSON, document).into()
             },
             _ => return None,
         };
@@ -106,7 +115,7 @@ impl Front {
         let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, text.into());
         let allowed = HeaderValue::from_static("GET, HEAD");
         refusal.headers_mut().insert(ALLOW, allowed);
-        Some(refusal)
+        Some(refusal.into())
     }
 
     fn readiness(&self) -> Response<Body> {
@@ -125,26 +134,18 @@ impl Front {
         answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into())
     }
 
-    fn status(&self, headers: &HeaderMap) -> Response<Body> {
-        if let Err(bad) = self.gateway.check_credential(headers) {
-            let mut refusal = answer(
-                StatusCode::UNAUTHORIZED,
-                "text/plain",
-                bad.to_string().into(),
-            );
-            for scheme in ["Bearer", "Basic realm=\"larder\""] {
-                let scheme = HeaderValue::from_static(scheme);
-                refusal.headers_mut().append(WWW_AUTHENTICATE, scheme);
-            }
-            return refusal;
-        }
+    fn status(&self, headers: &HeaderMap, origin: &Origin) -> Answer {
         let status = serde_json::json!({
             "name": "larder",
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.started.elapsed().as_secs(),
             "ready": self.pools.ready(),
         });
-        answer(StatusCode::OK, JSON, format!("{status}\n").into())
+        self.gateway
+            .check_credential(headers, origin, move |checked| match checked {
+                Ok(()) => answer(StatusCode::OK, JSON, format!("{status}\n").into()),
+                Err(bad) => bad_credential(bad),
+            })
     }
 
     fn metrics(&self, local: bool) -> Response<Body> {
@@ -171,6 +172,33 @@ fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Respon
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+fn bad_credential(bad: BadCredential) -> Response<Body> {
+    let text = bad.to_string().into();
+    let mut refusal = answer(StatusCode::UNAUTHORIZED, "text/plain", text);
+    for scheme in ["Bearer", "Basic realm=\"larder\""] {
+        let scheme = HeaderValue::from_static(scheme);
+        refusal.headers_mut().append(WWW_AUTHENTICATE, scheme);
+    }
+    refusal
+}
+
+/// RFC 9112, section 3.2: a request of HTTP/1.1 names its host, once. Proxies that disagree about which host is meant can be
+/// made to disagree about more.
+fn has_one_host(request: &Request) -> bool {
+    request.version() != Version::HTTP_11 || request.headers().get_all(HOST).iter().count() == 1
+}
+
+fn no_host() -> Response<Body> {
+    let mut refusal = answer(
+        StatusCode::BAD_REQUEST,
+        TEXT,
+        "a request names its host, once\n".into(),
+    );
+    let close = HeaderValue::from_static("close");
+    refusal.headers_mut().insert(CONNECTION, close);
+    refusal
 }
 
 /// The address without the base path, if it begins with it. Clients join their server's address

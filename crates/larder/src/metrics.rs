@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use larder_protocols::Journal;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -11,17 +12,24 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::clock;
-use crate::net::Seats;
+use crate::net::{Seats, Tls};
 
 /// The kernel's unit of processor time in `/proc`, fixed for user space on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A registry with everything there is to say.
-pub(crate) fn registry(cache: larder_cache::CacheCollector, seats: Arc<Seats>) -> Registry {
+pub(crate) fn registry(
+    cache: larder_cache::CacheCollector,
+    seats: Arc<Seats>,
+    tls: Option<Arc<Tls>>,
+    journal: Arc<Journal>,
+) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(cache));
     registry.register_collector(Box::new(ProcessCollector {
         seats,
+        tls,
+        journal,
         started_ms: clock::now_ms(),
     }));
     let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -29,10 +37,17 @@ pub(crate) fn registry(cache: larder_cache::CacheCollector, seats: Arc<Seats>) -
     registry
 }
 
-#[derive(Debug)]
 struct ProcessCollector {
     seats: Arc<Seats>,
+    tls: Option<Arc<Tls>>,
+    journal: Arc<Journal>,
     started_ms: u64,
+}
+
+impl fmt::Debug for ProcessCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProcessCollector").finish_non_exhaustive()
+    }
 }
 
 impl Collector for ProcessCollector {
@@ -41,12 +56,11 @@ impl Collector for ProcessCollector {
             metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
         };
         let gauge = |figure: u64| ConstGauge::new(figure);
-        // One seat is always kept ready for the next connection.
         put(
             "larder_connections_open",
             "Connections",
             None,
-            &gauge(self.seats.taken_count().saturating_sub(1) as u64),
+            &gauge(self.seats.open_count() as u64),
         )?;
         put(
             "larder_connections_accepted",
@@ -54,6 +68,26 @@ impl Collector for ProcessCollector {
             None,
             &ConstCounter::new(self.seats.accepted_count()),
         )?;
+        put(
+            "larder_audit_lost_rows",
+            "Events that are in no row of the audit, because the ledger could not be written for too long",
+            None,
+            &ConstCounter::new(self.journal.lost_rows()),
+        )?;
+        if let Some(tls) = &self.tls {
+            put(
+                "larder_tls_handshake_failures",
+                "Handshakes that came to nothing: no common version, a certificate that was not believed, plain HTTP, or too slow",
+                None,
+                &ConstCounter::new(tls.failure_count()),
+            )?;
+            put(
+                "larder_tls_certificate_expiry",
+                "Unix time at which the server's certificate ends",
+                Some(&Unit::Seconds),
+                &ConstGauge::new(tls.expires_at_secs()),
+            )?;
+        }
         put(
             "process_start_time",
             "Unix time of the start",

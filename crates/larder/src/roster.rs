@@ -1,29 +1,39 @@
-//! Keeping the table of known tokens equal to the ledger.
+//! Keeping the tables of known tokens and sessions equal to the ledger.
 //!
 //! Other processes (`larder token …`) change the ledger; the server asks four times a second
-//! whether anyone did, so that a revoked token stops working within a second (G6).
+//! whether anyone did, so that what was revoked stops working within a second (G6). Tokens are
+//! few and change seldom: all are read again. Of sessions, which are many and come with every
+//! job, those are read that have changed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder_auth::{Authenticator, TokenGrant, TokenHash};
-use larder_ledger::{Ledger, LedgerError, TokenRow};
+use larder_auth::{Authenticator, SessionGrant, TokenGrant, TokenHash};
+use larder_ledger::{Ledger, LedgerError, Mark, SessionRow, TokenRow};
 use larder_model::Access;
+use larder_protocols::Gateway;
 use tokio::sync::Mutex;
 
+use crate::clock;
 use crate::logging::chain;
 
 /// How often the ledger is asked whether it has changed. A quarter of what G6 allows.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often uses of tokens are noted in the ledger.
 const LAST_USED_INTERVAL: Duration = Duration::from_secs(30);
+/// How often everything is read, whether it has changed or not: sessions that ended long ago are
+/// forgotten then, and the writers of certificates are noted as seen.
+const RELOAD_INTERVAL: Duration = Duration::from_hours(1);
+/// How long a session is known after its end: its job's late requests are misses and no errors.
+const ENDED_SESSIONS_MS: u64 = 24 * 3_600_000;
 
-/// The known tokens and where they come from.
+/// The known tokens and sessions and where they come from.
 pub(crate) struct Roster {
     ledger: Ledger,
     authenticator: Arc<Authenticator>,
-    /// The ledger's mark when it was read last.
-    mark: Mutex<Option<u64>>,
+    gateway: Arc<Gateway>,
+    /// When the ledger was read last.
+    seen: Mutex<Option<Mark>>,
 }
 
 impl Roster {
@@ -31,34 +41,73 @@ impl Roster {
     pub(crate) async fn load(
         ledger: Ledger,
         authenticator: Arc<Authenticator>,
+        gateway: Arc<Gateway>,
     ) -> Result<Self, LedgerError> {
         let roster = Self {
             ledger,
             authenticator,
-            mark: Mutex::new(None),
+            gateway,
+            seen: Mutex::new(None),
         };
         roster.refresh().await?;
         Ok(roster)
     }
 
-    /// Reads the ledger if it has changed. Requests see the old table or the new one.
+    /// Reads of the ledger what has changed. Requests see the old table or the new one.
     async fn refresh(&self) -> Result<(), LedgerError> {
-        let mut mark = self.mark.lock().await;
-        let now = self.ledger.change_mark().await?;
-        if *mark == Some(now) {
+        let mut seen = self.seen.lock().await;
+        let mark = self.ledger.change_mark().await?;
+        let last = *seen;
+        if last == Some(mark) {
             return Ok(());
         }
-        let rows = self.ledger.tokens().await?;
-        tracing::debug!(tokens = rows.len(), "tokens read");
-        self.authenticator
-            .replace(rows.into_iter().filter_map(grant_of).collect());
-        *mark = Some(now);
+        if last.is_none_or(|last| last.tokens != mark.tokens) {
+            let rows = self.ledger.tokens().await?;
+            tracing::debug!(tokens = rows.len(), "tokens read");
+            self.authenticator
+                .replace(rows.into_iter().filter_map(grant_of).collect());
+            if last.is_some() {
+                // Who was admitted to a workspace that is gone or was revoked is nobody, and whose certificate is for a
+                // workspace that has come is somebody.
+                self.gateway.workspaces_changed().await;
+            }
+        }
+        let sessions = last.map(|last| last.sessions);
+        self.refresh_sessions(sessions.filter(|number| *number > 0), mark.sessions)
+            .await?;
+        *seen = Some(mark);
+        Ok(())
+    }
+
+    /// Reads the sessions that have changed since `last`, or all.
+    async fn refresh_sessions(&self, last: Option<u64>, now: u64) -> Result<(), LedgerError> {
+        if last == Some(now) {
+            return Ok(());
+        }
+        let table = self.authenticator.session_mark();
+        let grants = |rows: Vec<SessionRow>| -> Vec<SessionGrant> {
+            rows.into_iter().filter_map(session_grant_of).collect()
+        };
+        if let Some(last) = last {
+            let rows = self.ledger.sessions_since(last).await?;
+            self.authenticator.update_sessions(&grants(rows), table);
+        } else {
+            let known_from_ms = clock::now_ms().saturating_sub(ENDED_SESSIONS_MS);
+            let rows = self.ledger.sessions(known_from_ms).await?;
+            self.authenticator.replace_sessions(&grants(rows), table);
+        }
         Ok(())
     }
 
     /// Reads the ledger whether it has changed or not.
     pub(crate) async fn reload(&self) -> Result<(), LedgerError> {
-        *self.mark.lock().await = None;
+        if let Some(seen) = self.seen.lock().await.as_mut() {
+            // Marks begin at 1.
+            *seen = Mark {
+                tokens: 0,
+                sessions: 0,
+            };
+        }
         self.refresh().await
     }
 
@@ -67,16 +116,23 @@ impl Roster {
     pub(crate) async fn follow(&self) {
         let mut in_trouble = false;
         let mut noted_at = tokio::time::Instant::now();
+        let mut reloaded_at = noted_at;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            match self.refresh().await {
+            let read = if reloaded_at.elapsed() >= RELOAD_INTERVAL {
+                reloaded_at = tokio::time::Instant::now();
+                self.reload().await
+            } else {
+                self.refresh().await
+            };
+            match read {
                 Err(error) if !in_trouble => {
                     in_trouble = true;
-                    tracing::error!(error = %chain(&error), "tokens cannot be read; the known ones stay in force");
+                    tracing::error!(error = %chain(&error), "tokens and sessions cannot be read; the known ones stay in force");
                 }
                 Ok(()) if in_trouble => {
                     in_trouble = false;
-                    tracing::info!("tokens are read again");
+                    tracing::info!("tokens and sessions are read again");
                 }
                 Err(_) | Ok(()) => {}
             }
@@ -101,39 +157,57 @@ impl Roster {
 fn grant_of(row: TokenRow) -> Option<TokenGrant> {
     let id = row.id;
     let understood = || -> Result<TokenGrant, String> {
-        let access = match (row.access.as_str(), &row.scope) {
-            ("trusted", None) => Access::Trusted,
-            ("clean-room", None) => Access::CleanRoom,
-            ("reader", None) => Access::Reader,
-            ("admin", None) => Access::Admin,
-            ("isolated", Some(scope)) => Access::Isolated {
-                scope: scope.parse().map_err(|e| format!("{e}"))?,
-            },
-            ("gate", Some(scope)) => Access::Gate {
-                scope: scope.parse().map_err(|e| format!("{e}"))?,
-            },
-            (access, scope) => return Err(format!("access {access:?} with scope {scope:?}")),
-        };
         Ok(TokenGrant {
             id,
             hash: TokenHash(row.hash),
             workspace: row.workspace.parse().map_err(|e| format!("{e}"))?,
-            access,
+            access: access_of(&row.access, row.scope.as_deref())?,
             expires_at_ms: row.expires_at_ms,
             revoked: row.revoked_at_ms.is_some(),
         })
     };
-    match understood() {
-        Ok(grant) => Some(grant),
-        Err(reason) => {
-            tracing::error!(
-                token = id,
-                reason,
-                "a token in the ledger is not understood"
-            );
-            None
-        }
+    let understood = understood();
+    if let Err(reason) = &understood {
+        tracing::error!(
+            token = id,
+            reason,
+            "a token in the ledger is not understood"
+        );
     }
+    understood.ok()
+}
+
+/// The same of a session.
+fn session_grant_of(row: SessionRow) -> Option<SessionGrant> {
+    let writer = row.writer;
+    let understood = || -> Result<SessionGrant, String> {
+        Ok(SessionGrant {
+            hash: TokenHash(row.hash),
+            writer,
+            workspace: row.workspace.parse().map_err(|e| format!("{e}"))?,
+            access: access_of(&row.access, row.scope.as_deref())?,
+            expires_at_ms: row.expires_at_ms,
+            revoked: row.revoked_at_ms.is_some(),
+        })
+    };
+    let understood = understood();
+    if let Err(reason) = &understood {
+        tracing::error!(writer, reason, "a session in the ledger is not understood");
+    }
+    understood.ok()
+}
+
+fn access_of(word: &str, scope: Option<&str>) -> Result<Access, String> {
+    let own = |scope: &str| scope.parse().map_err(|e| format!("{e}"));
+    Ok(match (word, scope) {
+        ("trusted", None) => Access::Trusted,
+        ("clean-room", None) => Access::CleanRoom,
+        ("reader", None) => Access::Reader,
+        ("admin", None) => Access::Admin,
+        ("isolated", Some(scope)) => Access::Isolated { scope: own(scope)? },
+        ("gate", Some(scope)) => Access::Gate { scope: own(scope)? },
+        (word, scope) => return Err(format!("access {word:?} with scope {scope:?}")),
+    })
 }
 
 #[cfg(test)]
@@ -159,9 +233,11 @@ mod tests {
     fn every_kind_of_access_is_understood() {
         for (access, scope) in [
             ("trusted", None),
+            ("clean-room", None),
             ("reader", None),
             ("admin", None),
             ("isolated", Some("pr/7")),
+            ("gate", Some("mq/7")),
         ] {
             let grant = grant_of(row(access, scope)).unwrap();
             assert_eq!(grant.access.kind().name(), access);
@@ -176,6 +252,8 @@ mod tests {
             ("isolated", Some("trusted")),
             ("isolated", Some("../x")),
             ("trusted", Some("pr/7")),
+            ("clean-room", Some("pr/7")),
+            ("gate", None),
         ] {
             assert!(grant_of(row(access, scope)).is_none(), "{access} {scope:?}");
         }

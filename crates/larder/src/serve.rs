@@ -1,6 +1,5 @@
 //! `larder serve`: from nothing to a listening server, and back to nothing.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,11 +13,14 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::audit::AuditBook;
 use crate::cli::ServeArgs;
-use crate::config::{Budgets, Key, Settings};
+use crate::config::{Budgets, IdentitySettings, Key, Settings};
+use crate::doors::Doors;
 use crate::front::Front;
+use crate::identity::{self, KeyFollower};
 use crate::logging::{LevelSwitch, chain};
-use crate::net::{self, Listener, PaceLimits, Seats};
+use crate::net::{self, PaceLimits, Seats, Tls};
 use crate::pools::Purpose;
 use crate::roster::Roster;
 use crate::signals::{Signals, Wish};
@@ -61,7 +63,10 @@ struct Server {
     level: LevelSwitch,
     signals: Signals,
     stop: watch::Sender<bool>,
-    accepting: JoinHandle<()>,
+    accepting: Vec<JoinHandle<()>>,
+    tls: Option<Arc<Tls>>,
+    keys: Arc<KeyFollower>,
+    audit: AuditBook,
 }
 
 impl Server {
@@ -73,46 +78,57 @@ impl Server {
         level: LevelSwitch,
     ) -> anyhow::Result<Self> {
         let signals = Signals::listen().context("cannot listen to signals")?;
-        let bound = net::bind(settings.http.listen).with_context(|| {
-            format!(
-                "cannot listen on {}; --listen takes another address",
-                settings.http.listen
-            )
-        })?;
-        let address = bound.local_addr()?;
+        let doors = Doors::open(&settings)?;
+        let tls = doors.tls();
         let data_dir = &settings.store.data_dir;
         let control = control_socket::bind(data_dir).context("cannot make the control socket")?;
         let ledger = place::ledger(data_dir).await?;
-        let engine = Engine::open(lock, &settings, Purpose::Serve)?;
-        let seats = Arc::new(Seats::new(settings.limits.connection_count_max.min(room)));
-        let listener = Listener::new(bound, Arc::clone(&seats))?;
+        let engine = Engine::open(lock, ledger.clone(), &settings, Purpose::Serve)?;
+        let connection_count_max = settings.limits.connection_count_max.min(room);
+        let seats = Arc::new(Seats::new(connection_count_max, doors.count()));
         warn_of_orphans(&settings);
+        let trust = identity::trust(&settings.identity)?;
 
         // A token is shown once. So it is made when nothing can fail any more that has ever failed,
         // and is printed before anything else is done.
         let first_token = start::first_start(&ledger).await?;
         terminal::print(&format!(
-            "larder {} listening on http://{address}",
-            env!("CARGO_PKG_VERSION")
+            "larder {} listening on {}",
+            env!("CARGO_PKG_VERSION"),
+            doors.addresses()
         ))?;
         if let Some(secret) = first_token {
-            let url = client_url(address, &settings.http.base_path);
+            let url = doors.client_url(&settings.http.base_path);
             terminal::print(&start::welcome(&secret, &url, data_dir))?;
         }
-        let roster = Arc::new(Roster::load(ledger, Arc::clone(&engine.authenticator)).await?);
+        let journal = Arc::clone(&engine.journal);
+        let audit = AuditBook::open(journal, ledger.clone(), &settings).await;
+        let (authenticator, gateway) = (&engine.authenticator, &engine.gateway);
+        let roster = Roster::load(ledger, Arc::clone(authenticator), Arc::clone(gateway)).await?;
+        let roster = Arc::new(roster);
+        let keys = Arc::new(KeyFollower::new(Arc::clone(&engine.gateway)));
+        keys.believe(trust).await?;
+        let mut registry = metrics::registry(
+            engine.cache.collector(),
+            Arc::clone(&seats),
+            tls.clone(),
+            Arc::clone(&engine.journal),
+        );
+        registry.register_collector(keys.collector());
         let front = Arc::new(Front {
             gateway: Arc::clone(&engine.gateway),
             roster: Arc::clone(&roster),
             pools: Arc::clone(&engine.pools),
-            registry: metrics::registry(engine.cache.collector(), Arc::clone(&seats)),
+            registry,
             settings: ArcSwap::from_pointee(settings.http.clone()),
             started: Instant::now(),
         });
         let (stop, stopping) = watch::channel(false);
-        let accepting = tokio::spawn(net::serve(listener, pace(&settings), stopping, {
-            let front = Arc::clone(&front);
-            move |request, peer| front.answer(request, peer)
-        }));
+        let accepting = doors.serve(&front, &seats, pace(&settings), &stopping)?;
+        if let Some(tls) = &tls {
+            tokio::spawn(Arc::clone(tls).follow());
+        }
+        tokio::spawn(Arc::clone(&keys).follow());
         tokio::spawn(serve_operator(control, Arc::clone(&front)));
         tokio::spawn({
             let roster = Arc::clone(&roster);
@@ -130,6 +146,9 @@ impl Server {
             signals,
             stop,
             accepting,
+            tls,
+            keys,
+            audit,
         })
     }
 
@@ -155,16 +174,20 @@ impl Server {
             seats,
             stop,
             accepting,
+            audit,
             ..
         } = self;
         stop.send_replace(true);
         let end = async {
-            // The task ends by itself; if it panicked there is nothing left to wait for.
-            let _ = accepting.await;
+            for door in accepting {
+                // The task ends by itself; if it panicked there is nothing left to wait for.
+                let _ = door.await;
+            }
             if !seats.drain(drain_timeout).await {
                 tracing::warn!("some requests did not finish in time");
             }
             roster.note_last_used().await;
+            audit.close().await;
             let pools = Arc::clone(&engine.pools);
             let _ = tokio::task::spawn_blocking(move || pools.close()).await;
             control_socket::remove(&started_with.store.data_dir);
@@ -184,13 +207,20 @@ impl Server {
     async fn reload(&mut self, new: Settings) {
         let fixed = fixed_changes(&self.started_with, &new);
         let mut waiting: Vec<String> = fixed.into_iter().map(Key::path).collect();
+        self.audit.change(&new).await;
         self.level.set(new.log.level);
         self.engine.cache.set_limits(pools::cache_limits(&new));
         self.engine
             .gateway
             .set_workspaces(start::workspace_table(&new));
         self.front.settings.store(Arc::new(new.http.clone()));
+        if let (Some(tls), Some(new)) = (&self.tls, &new.tls) {
+            let (tls, files) = (Arc::clone(tls), new.files.clone());
+            // If it panicked it has said so.
+            let _ = tokio::task::spawn_blocking(move || tls.reload(files)).await;
+        }
         self.drain_timeout = new.limits.drain_timeout;
+        let unread = self.believe(&new.identity).await;
         match budgets(&new, &self.started_with.store.data_dir) {
             Ok(budgets) => {
                 let pools = Arc::clone(&self.engine.pools);
@@ -199,12 +229,39 @@ impl Server {
             }
             Err(error) => tracing::error!(error = %format!("{error:#}"), "pools keep their sizes"),
         }
-        if waiting.is_empty() {
+        if waiting.is_empty() && !unread {
             tracing::info!("configuration reloaded");
-        } else {
-            let waiting = waiting.join(", ");
-            tracing::warn!("configuration reloaded in part; after a restart: {waiting}");
+            return;
         }
+        let waiting = match waiting.join(", ") {
+            waiting if waiting.is_empty() => String::new(),
+            waiting => format!("; after a restart: {waiting}"),
+        };
+        let unread = if unread {
+            "; issuers could not be read, see above"
+        } else {
+            ""
+        };
+        tracing::warn!("configuration reloaded in part{waiting}{unread}");
+    }
+
+    /// Puts other rules and issuers in force, and says whether something of an issuer could not be read: it stays what it was.
+    async fn believe(&self, new: &IdentitySettings) -> bool {
+        let (trust, faults) = match identity::trust_beside(new, &self.keys.standing()) {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!("rules and issuers stay as they were: {error:#}");
+                return true;
+            }
+        };
+        for fault in &faults {
+            tracing::error!("an issuer stays as it was: {fault:#}");
+        }
+        if let Err(error) = self.keys.believe(trust).await {
+            tracing::error!("rules and issuers stay as they were: {error}");
+            return true;
+        }
+        !faults.is_empty()
     }
 }
 
@@ -231,6 +288,10 @@ fn fixed_keys(old: &Settings, new: &Settings) -> Vec<(Key, bool)> {
         (
             Key::HttpInsecureHttp,
             old.http.insecure_http != new.http.insecure_http,
+        ),
+        (
+            Key::TlsListen,
+            old.tls.as_ref().map(|tls| tls.listen) != new.tls.as_ref().map(|tls| tls.listen),
         ),
         (Key::StoreDataDir, old.store.data_dir != new.store.data_dir),
         (
@@ -284,15 +345,6 @@ fn warn_of_orphans(settings: &Settings) {
          take room; give the workspace its pools again, or stop and remove their directories",
         names.join(", ")
     );
-}
-
-/// The address for clients. What listens everywhere has a name that only its operator knows.
-fn client_url(address: SocketAddr, base_path: &str) -> String {
-    if address.ip().is_unspecified() {
-        format!("http://THIS-MACHINE:{}{base_path}", address.port())
-    } else {
-        format!("http://{address}{base_path}")
-    }
 }
 
 async fn second_signal(signals: &mut Signals) {
@@ -352,17 +404,5 @@ mod tests {
             .collect();
         assert_eq!(fixed, documented);
         assert!(fixed_changes(&settings, &settings).is_empty());
-    }
-
-    #[test]
-    fn a_server_that_listens_everywhere_does_not_give_clients_that_address() {
-        assert_eq!(
-            client_url("0.0.0.0:80".parse().unwrap(), "/c"),
-            "http://THIS-MACHINE:80/c"
-        );
-        assert_eq!(
-            client_url("127.0.0.1:80".parse().unwrap(), ""),
-            "http://127.0.0.1:80"
-        );
     }
 }

@@ -11,7 +11,7 @@ use larder_auth::{Authenticator, TokenSecret};
 use larder_cache::{Cache, CacheMetrics};
 use larder_ledger::{Ledger, LedgerError, NewToken};
 use larder_model::AccessKind;
-use larder_protocols::{BodyLimits, Gateway, WorkspaceTable, default_workspace};
+use larder_protocols::{BodyLimits, Gateway, Journal, WorkspaceTable, default_workspace};
 use larder_store::{DataDir, OpenError};
 
 use crate::config::{Budgets, Settings};
@@ -24,6 +24,7 @@ pub(crate) struct Engine {
     pub(crate) cache: Arc<Cache>,
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) authenticator: Arc<Authenticator>,
+    pub(crate) journal: Arc<Journal>,
     /// Held as long as anything uses the directory.
     _lock: DataDir,
 }
@@ -32,6 +33,7 @@ impl Engine {
     /// Starts to open the pools of a locked directory; they load while the engine is in use.
     pub(crate) fn open(
         lock: DataDir,
+        ledger: Ledger,
         settings: &Settings,
         purpose: Purpose,
     ) -> anyhow::Result<Self> {
@@ -43,10 +45,13 @@ impl Engine {
         let pools = Arc::new(Pools::start(&lock, settings, &budgets, &metrics, purpose)?);
         let cache = Arc::new(pools.cache(settings, metrics));
         let authenticator = Arc::new(Authenticator::new());
+        let journal = Arc::new(Journal::new(clock::now_ms));
         let gateway = Arc::new(Gateway::new(
             Arc::clone(&cache),
             Arc::clone(&authenticator),
             workspace_table(settings),
+            ledger,
+            Arc::clone(&journal),
             BodyLimits {
                 idle: settings.limits.stall_timeout,
                 ..BodyLimits::default()
@@ -58,6 +63,7 @@ impl Engine {
             cache,
             gateway,
             authenticator,
+            journal,
             _lock: lock,
         })
     }
@@ -145,6 +151,11 @@ pub(crate) fn welcome(secret: &TokenSecret, url: &str, data_dir: &Path) -> Strin
     // A gRPC client takes a host and a port, and no path.
     let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = authority.split('/').next().unwrap_or(authority);
+    let grpc = if url.starts_with("https:") {
+        "grpcs"
+    } else {
+        "grpc"
+    };
     format!(
         "\n\
          First start: made the workspace \"default\" and a trusted token. It is shown only now.\n\
@@ -157,17 +168,17 @@ pub(crate) fn welcome(secret: &TokenSecret, url: &str, data_dir: &Path) -> Strin
          \n\
          For moon, in the environment and in .moon/workspace.yml:\n\
          \n\
-         \x20 export MOON_REMOTE_HOST=grpc://{authority}\n\
+         \x20 export MOON_REMOTE_HOST={grpc}://{authority}\n\
          \x20 export LARDER_TOKEN={token}\n\
          \n\
          \x20 remote:\n\
-         \x20   host: 'grpc://{authority}'\n\
+         \x20   host: '{grpc}://{authority}'\n\
          \x20   auth:\n\
          \x20     token: 'LARDER_TOKEN'\n\
          \n\
          For Bazel, in .bazelrc:\n\
          \n\
-         \x20 build --remote_cache=grpc://{authority}\n\
+         \x20 build --remote_cache={grpc}://{authority}\n\
          \x20 build --remote_header=\"authorization=Bearer {token}\"\n\
          \n\
          Pull requests must not have this token. They get one that reads what trunk wrote and\n\

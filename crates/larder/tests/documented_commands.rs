@@ -3,7 +3,7 @@
 //! A block whose fence says ```` ```sh test ```` is run as it stands. The blocks of one page run in order, in one shell, in an
 //! empty folder; each command must succeed. ```` ```sh test server ```` marks the block that starts the server: it runs in the
 //! background, and the page goes on when the server listens. `larder` and `cargo run --release --` are the program under test,
-//! and `127.0.0.1:9092` is a free port, so that a page can be tested beside a server that is in use.
+//! and `127.0.0.1:9092` and `127.0.0.1:9443` are free ports, so that a page can be tested beside a server that is in use.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
@@ -19,6 +19,7 @@ use larder_testkit::{larder_binary, process, repository_root};
 
 const PAGE_LIMIT: Duration = Duration::from_mins(2);
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9092";
+const DEFAULT_TLS_ADDRESS: &str = "127.0.0.1:9443";
 
 /// What the shell knows before the first block.
 const PREAMBLE: &str = r#"set -euo pipefail
@@ -109,7 +110,7 @@ fn check(page: &Path, blocks: &[Block]) {
 }
 
 fn shell_script(page: &Path, blocks: &[Block]) -> String {
-    let address = free_address();
+    let [address, tls_address] = free_addresses();
     let mut script = PREAMBLE.replace("ADDRESS", &address);
     let page = page.file_name().unwrap().to_string_lossy();
     for Block {
@@ -118,7 +119,9 @@ fn shell_script(page: &Path, blocks: &[Block]) -> String {
         commands,
     } in blocks
     {
-        let commands = commands.replace(DEFAULT_ADDRESS, &address);
+        let commands = commands
+            .replace(DEFAULT_ADDRESS, &address)
+            .replace(DEFAULT_TLS_ADDRESS, &tls_address);
         writeln!(script, "echo '--- {page}:{line}'").unwrap();
         if *starts_server {
             writeln!(script, "{{\n{commands}}} >server.log 2>&1 &").unwrap();
@@ -131,12 +134,13 @@ fn shell_script(page: &Path, blocks: &[Block]) -> String {
 }
 
 /// Below the ports that the kernel gives to clients, so that none of them takes it before the server does.
-fn free_address() -> String {
+fn free_addresses() -> [String; 2] {
     let start = 20_000 + std::process::id() % 10_000;
-    (start..32_000)
+    let mut free = (start..32_000)
         .map(|port| format!("127.0.0.1:{port}"))
-        .find(|address| TcpListener::bind(address).is_ok())
-        .expect("one of two thousand ports is free")
+        .filter(|address| TcpListener::bind(address).is_ok());
+    let mut next = || free.next().expect("two of two thousand ports are free");
+    [next(), next()]
 }
 
 fn tested_blocks(page: &str) -> Vec<Block> {

@@ -11,6 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use larder_testkit::http::{Request, exchange};
 use larder_testkit::nx::{NxRun, NxWorkspace, PinnedNx, RemoteCache};
 use larder_testkit::{Access, Server, larder_binary, left_out, process};
 
@@ -167,6 +168,55 @@ fn nx_22_7_12_gets_back_what_it_stored() {
 #[test]
 fn nx_20_8_4_gets_back_what_it_stored() {
     check_core("20.8.4");
+}
+
+/// Real archives of a pull request are in order, however odd the outputs: long names, links up and down, holes.
+fn check_archives(version: &str) {
+    let Some(bench) = Bench::open(version) else {
+        return;
+    };
+    let odd = match version {
+        "20.8.4" => "files",
+        "22.7.12" => "links",
+        _ => "links inside",
+    };
+    let pull_request = bench.cache(Access::Isolated, Some("pr/7"));
+    let workspace = bench.workspace();
+    let run = build_with(&workspace, &pull_request, &[("ODD", odd)]);
+    assert!(
+        run.succeeded && run.output.contains(BUILT),
+        "{}",
+        run.output
+    );
+    let figures = exchange(bench.server.address(), &Request::get("/metrics")).unwrap();
+    let figures = figures.text();
+    let clean =
+        r#"larder_inspected_total{dialect="nx",verdict="clean",fault="",writer="untrusted"} 1"#;
+    assert!(
+        figures.contains(clean),
+        "{figures}\n{}",
+        bench.server.output()
+    );
+    workspace.wipe().unwrap();
+    let run = build_with(&workspace, &pull_request, &[("ODD", odd)]);
+    assert!(run.succeeded && run.output.contains(HIT), "{}", run.output);
+    let sparse = fs::metadata(workspace.header_dist().join("sparse.bin")).unwrap();
+    assert_eq!(sparse.len(), (64 << 20) + 3);
+}
+
+#[test]
+fn what_nx_24_0_6_stores_for_a_pull_request_is_never_taken_for_hostile() {
+    check_archives("24.0.6");
+}
+
+#[test]
+fn what_nx_22_7_12_stores_for_a_pull_request_is_never_taken_for_hostile() {
+    check_archives("22.7.12");
+}
+
+#[test]
+fn what_nx_20_8_4_stores_for_a_pull_request_is_never_taken_for_hostile() {
+    check_archives("20.8.4");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Action results: entries that may be replaced, each in its writer's scope, and never through another's.
 
 use bytes::Bytes;
-use larder_cache::{Hit, Purge, PurgeFilter, PutStart, Stored};
+use larder_cache::{Change, EntryFilter, Hit, PutStart, Selection, Stored};
 use larder_model::Dialect;
 
 use crate::blob_calls::digest_of;
@@ -170,14 +170,18 @@ async fn stats_and_purge_know_every_dialect() {
     };
     let all = [("nx", 1), ("cas.sha256", 1), ("ac", 1), ("ac.opaque", 1)];
     assert_eq!(dialects().await, all);
-    let filter = PurgeFilter {
+    let filter = EntryFilter {
         dialect: Some(Dialect::ActionResult),
-        ..PurgeFilter::default()
+        ..EntryFilter::default()
     };
     let admin = operator();
-    let purge = setup
-        .cache
-        .purge(&admin, Purge::Matching(filter), false, |_, _| true);
+    let purge = setup.cache.change(
+        &admin,
+        Change::Purge,
+        Selection::Matching(filter),
+        false,
+        |_, _| true,
+    );
     assert_eq!(purge.await.unwrap().entries, 1);
     assert_eq!(dialects().await, [all[0], all[1], all[3]]);
     let missing = setup.missing(&trunk, &[digest_of(&blob)]).await;
@@ -189,4 +193,23 @@ async fn stats_and_purge_know_every_dialect() {
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
+}
+
+#[tokio::test]
+async fn the_result_that_a_write_replaces_is_at_hand_and_a_siblings_is_not() {
+    let setup = Setup::new();
+    let (seven, eight) = (isolated("acme", "pr/7", 7), isolated("acme", "pr/8", 8));
+    let dialect = Dialect::ActionResult;
+    let at_hand = |who: &Who| {
+        let found = setup
+            .cache
+            .replaced_at_hand(&who.write(), dialect, &key("action"));
+        found.map(|found| (found.writer.0, found.bytes))
+    };
+    assert_eq!(at_hand(&seven), None);
+    put(&setup, &seven, dialect, b"bytes").await;
+    assert_eq!(at_hand(&seven), Some((7, Bytes::from_static(b"bytes"))));
+    assert_eq!(at_hand(&eight), None);
+    put(&setup, &seven, dialect, &bytes(70_000, 1)).await;
+    assert_eq!(at_hand(&seven), None, "too large to be compared");
 }

@@ -53,8 +53,28 @@ async fn a_blob_in_far_more_zstd_than_it_has_bytes_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn what_is_sent_as_more_than_64_kib_is_worked_on_off_the_async_threads() {
+#[test]
+fn what_is_sent_as_more_than_64_kib_is_worked_on_off_the_async_threads() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build();
+    runtime.unwrap().block_on(check_off_the_async_threads());
+}
+
+/// Takes the one thread for blocking work, until the other end is dropped.
+async fn take_the_thread() -> std::sync::mpsc::Sender<()> {
+    let (free, freed) = std::sync::mpsc::channel();
+    let (taken, is_taken) = tokio::sync::oneshot::channel();
+    tokio::task::spawn_blocking(move || {
+        let _ = taken.send(());
+        let _ = freed.recv();
+    });
+    is_taken.await.unwrap();
+    free
+}
+
+async fn check_off_the_async_threads() {
     let setup = Setup::new();
     let trunk = trusted("acme", 1);
     let blob = vec![7; KIB];
@@ -68,11 +88,15 @@ async fn what_is_sent_as_more_than_64_kib_is_worked_on_off_the_async_threads() {
             .put_whole_blob(&grant, &digest, Encoding::Zstd, sent.into())
     );
     let mut context = Context::from_waker(Waker::noop());
+    let busy = take_the_thread().await;
     assert!(put.as_mut().poll(&mut context).is_pending(), "the put");
+    drop(busy);
     assert_eq!(put.await, Ok(Stored::New));
     let hit = setup.cache.get_blob(&trunk.read(), &name).await.unwrap();
     let mut body = hit.read(Encoding::Identity, 0);
+    let busy = take_the_thread().await;
     assert!(body.poll_next(&mut context).is_pending(), "the read");
+    drop(busy);
     assert!(drain(body).await.unwrap() == blob);
 }
 

@@ -1,5 +1,6 @@
 //! The control plane over real pools: what a grant can see and remove.
 
+use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::{Arc, mpsc};
@@ -7,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::pools::{Setup, admin, isolated, key, operator, trusted};
-use larder_cache::{ControlError, Purge, PurgeFilter};
+use larder_cache::{Change, ControlError, EntryFilter, KeyFilter, Selection};
 use larder_model::{AdminGrant, WriterId};
 
 /// Every entry of the setups here: workspace, scope, key.
@@ -19,6 +20,18 @@ const ENTRIES: [(&str, &str, &str, u64); 6] = [
     ("other", "trusted", "a", 5),
     ("other", "pr/7", "a1", 6),
 ];
+
+fn by_key(name: &str) -> KeyFilter {
+    KeyFilter {
+        text: Some(key(name)),
+        hash: None,
+        instance: None,
+    }
+}
+
+fn writer(id: u64) -> BTreeSet<WriterId> {
+    [WriterId(id)].into()
+}
 
 async fn fill(setup: &Setup) {
     for (workspace, scope, name, writer) in ENTRIES {
@@ -45,12 +58,12 @@ async fn left(setup: &Setup) -> Vec<u64> {
     left
 }
 
-async fn check_purge(grant: &AdminGrant, purge: Purge, expected_gone: &[u64]) {
+async fn check_purge(grant: &AdminGrant, purge: Selection, expected_gone: &[u64]) {
     let setup = Setup::new();
     fill(&setup).await;
     let dry = setup
         .cache
-        .purge(grant, purge.clone(), true, |_, _| true)
+        .change(grant, Change::Purge, purge.clone(), true, |_, _| true)
         .await
         .unwrap();
     assert_eq!(
@@ -60,7 +73,7 @@ async fn check_purge(grant: &AdminGrant, purge: Purge, expected_gone: &[u64]) {
     );
     let real = setup
         .cache
-        .purge(grant, purge.clone(), false, |_, _| true)
+        .change(grant, Change::Purge, purge.clone(), false, |_, _| true)
         .await
         .unwrap();
     assert_eq!(dry, real);
@@ -73,10 +86,10 @@ async fn check_purge(grant: &AdminGrant, purge: Purge, expected_gone: &[u64]) {
 }
 
 /// Checks that the operator's purge by what `set` sets removes exactly these.
-async fn check_filter(set: impl FnOnce(&mut PurgeFilter), expected_gone: &[u64]) {
-    let mut filter = PurgeFilter::default();
+async fn check_filter(set: impl FnOnce(&mut EntryFilter), expected_gone: &[u64]) {
+    let mut filter = EntryFilter::default();
     set(&mut filter);
-    check_purge(&operator(), Purge::Matching(filter), expected_gone).await;
+    check_purge(&operator(), Selection::Matching(filter), expected_gone).await;
 }
 
 #[tokio::test]
@@ -87,15 +100,15 @@ async fn a_purge_removes_what_every_condition_matches_and_nothing_else() {
     check_filter(|filter| filter.workspace = acme(), &[1, 2, 3, 4]).await;
     check_filter(|filter| filter.scope = seven(), &[3, 6]).await;
     check_filter(|filter| filter.scope = trusted(), &[1, 2, 5]).await;
-    check_filter(|filter| filter.key = Some(key("a")), &[1, 5]).await;
-    check_filter(|filter| filter.writer = Some(WriterId(4)), &[4]).await;
-    let both = |filter: &mut PurgeFilter| (filter.workspace, filter.scope) = (acme(), seven());
+    check_filter(|filter| filter.key = Some(by_key("a")), &[1, 5]).await;
+    check_filter(|filter| filter.writers = Some(writer(4)), &[4]).await;
+    let both = |filter: &mut EntryFilter| (filter.workspace, filter.scope) = (acme(), seven());
     check_filter(both, &[3]).await;
-    let both = |filter: &mut PurgeFilter| {
-        (filter.writer, filter.key) = (Some(WriterId(4)), Some(key("a")));
+    let both = |filter: &mut EntryFilter| {
+        (filter.writers, filter.key) = (Some(writer(4)), Some(by_key("a")));
     };
     check_filter(both, &[]).await;
-    check_purge(&operator(), Purge::Everything, &[1, 2, 3, 4, 5, 6]).await;
+    check_purge(&operator(), Selection::Everything, &[1, 2, 3, 4, 5, 6]).await;
 }
 
 #[tokio::test]
@@ -113,7 +126,9 @@ async fn held_up(setup: &Arc<Setup>, grant: AdminGrant) -> mpsc::Sender<()> {
     let setup = setup.clone();
     tokio::spawn(async move {
         let wait = move |_, _| begun.send(()).is_ok() && released.recv().is_err();
-        let purge = setup.cache.purge(&grant, Purge::Everything, true, wait);
+        let purge = setup
+            .cache
+            .change(&grant, Change::Purge, Selection::Everything, true, wait);
         purge.await.unwrap();
     });
     has_begun.recv().await.expect("it begins");
@@ -155,22 +170,28 @@ async fn the_operator_waits_for_a_turn() {
 #[tokio::test]
 async fn an_admin_of_one_workspace_purges_no_other() {
     let acme = admin("acme");
-    check_purge(&acme, Purge::Everything, &[1, 2, 3, 4]).await;
-    let filter = PurgeFilter {
-        key: Some(key("a")),
-        ..PurgeFilter::default()
+    check_purge(&acme, Selection::Everything, &[1, 2, 3, 4]).await;
+    let filter = EntryFilter {
+        key: Some(by_key("a")),
+        ..EntryFilter::default()
     };
-    check_purge(&acme, Purge::Matching(filter), &[1]).await;
+    check_purge(&acme, Selection::Matching(filter), &[1]).await;
 
     let setup = Setup::new();
     fill(&setup).await;
-    let filter = PurgeFilter {
+    let filter = EntryFilter {
         workspace: Some("other".parse().unwrap()),
-        ..PurgeFilter::default()
+        ..EntryFilter::default()
     };
     let purge = setup
         .cache
-        .purge(&acme, Purge::Matching(filter), false, |_, _| true)
+        .change(
+            &acme,
+            Change::Purge,
+            Selection::Matching(filter),
+            false,
+            |_, _| true,
+        )
         .await;
     assert!(matches!(purge, Err(ControlError::OtherWorkspace { .. })));
     assert_eq!(left(&setup).await.len(), 6);
@@ -180,11 +201,11 @@ async fn an_admin_of_one_workspace_purges_no_other() {
 async fn a_purge_by_nothing_is_an_error() {
     let setup = Setup::new();
     fill(&setup).await;
-    let purge = Purge::Matching(PurgeFilter::default());
+    let purge = Selection::Matching(EntryFilter::default());
     for grant in [operator(), admin("acme")] {
         let purged = setup
             .cache
-            .purge(&grant, purge.clone(), false, |_, _| true)
+            .change(&grant, Change::Purge, purge.clone(), false, |_, _| true)
             .await;
         assert!(matches!(purged, Err(ControlError::NothingSelected)));
     }
@@ -196,13 +217,19 @@ async fn what_was_purged_can_be_written_again() {
     let setup = Setup::new();
     let writer = trusted("acme", 1);
     setup.put(&writer, "k", b"poison").await.unwrap();
-    let filter = PurgeFilter {
-        key: Some(key("k")),
-        ..PurgeFilter::default()
+    let filter = EntryFilter {
+        key: Some(by_key("k")),
+        ..EntryFilter::default()
     };
     setup
         .cache
-        .purge(&operator(), Purge::Matching(filter), false, |_, _| true)
+        .change(
+            &operator(),
+            Change::Purge,
+            Selection::Matching(filter),
+            false,
+            |_, _| true,
+        )
         .await
         .unwrap();
     setup.put(&writer, "k", b"clean").await.unwrap();

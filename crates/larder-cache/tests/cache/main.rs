@@ -12,3 +12,4 @@ mod encodings;
 mod entries;
 mod pools;
 mod presence;
+mod quarantine;

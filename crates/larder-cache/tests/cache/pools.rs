@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use larder_cache::{
-    Cache, CacheLimits, CacheMetrics, Hit, NotAtHand, PoolHandle, PoolPair, Purge, PutRefusal,
-    PutStart, Stored, Upload,
+    Cache, CacheLimits, CacheMetrics, Change, Hit, NotAtHand, PoolHandle, PoolPair, PutRefusal,
+    PutStart, Selection, Stored, Upload,
 };
 use larder_model::{
     Access, AdminGrant, Caller, Dialect, EntryKey, Policy, Principal, ReadGrant, WriteGrant,
@@ -227,7 +227,13 @@ impl Setup {
     /// Removes every entry.
     pub(crate) async fn cache_purged(&self) {
         self.cache
-            .purge(&operator(), Purge::Everything, false, |_, _| true)
+            .change(
+                &operator(),
+                Change::Purge,
+                Selection::Everything,
+                false,
+                |_, _| true,
+            )
             .await
             .unwrap();
     }

@@ -16,8 +16,10 @@ use crate::caller::{NoCaller, refusal_reason};
 use crate::excerpt::Excerpt;
 use crate::gateway::{Gateway, Origin};
 use crate::intake::{Intake, Room};
+use crate::reapi::action_cache::admit_paths;
 use crate::reapi::action_result::{ACTION_RESULT_BYTES_MAX, References};
 use crate::reapi::completeness::find_complete;
+use crate::reapi::rewrites;
 use crate::unwind::{caught, caught_at_once};
 
 /// The most bytes of what is no action result but is kept as one. It never comes back over gRPC.
@@ -28,7 +30,7 @@ pub(crate) async fn answer<B>(
     gateway: &Gateway,
     head: &Parts,
     target: &Target,
-    origin: Origin,
+    origin: &Origin,
     intake: &mut Intake<'_, B>,
 ) -> Response<Body>
 where
@@ -61,7 +63,7 @@ pub(crate) fn answer_at_hand(
     gateway: &Gateway,
     head: &Parts,
     target: &Target,
-    origin: Origin,
+    origin: &Origin,
 ) -> Option<Response<Body>> {
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     if !reads || target.space != Space::Blobs {
@@ -80,7 +82,7 @@ pub(crate) fn answer_at_hand(
     }
 }
 
-async fn lookup(gateway: &Gateway, head: &Parts, target: &Target, origin: Origin) -> Lookup {
+async fn lookup(gateway: &Gateway, head: &Parts, target: &Target, origin: &Origin) -> Lookup {
     let (grant, address) = match readable(gateway, head, target, origin) {
         Ok(readable) => readable,
         Err(unreadable) => return unreadable.into(),
@@ -171,7 +173,7 @@ fn readable<'a>(
     gateway: &Gateway,
     head: &Parts,
     target: &'a Target,
-    origin: Origin,
+    origin: &Origin,
 ) -> Result<(ReadGrant, &'a Address), Unreadable> {
     let (metrics, dialect) = (gateway.cache.metrics(), target.space.dialect());
     let denied = |reason| metrics.denied(dialect, Action::Read, reason);
@@ -192,6 +194,7 @@ fn readable<'a>(
             return Err(Unreadable::BadCredential(bad));
         }
         Err(NoCaller::OtherWorkspace) => return Err(unseen(NotStored::OtherWorkspace.reason())),
+        Err(NoCaller::Expired) => return Err(unseen(NotStored::Expired.reason())),
     };
     let Some(address) = &target.address else {
         return Err(unseen(NotStored::NoEntry.reason()));
@@ -206,7 +209,7 @@ async fn store<B>(
     gateway: &Gateway,
     head: &Parts,
     target: &Target,
-    origin: Origin,
+    origin: &Origin,
     intake: &mut Intake<'_, B>,
 ) -> Result<(), NotStored>
 where
@@ -217,25 +220,36 @@ where
     let label = target.address.as_ref().map(|it| &it.instance.label);
     let label = label.and_then(Option::as_ref);
     // What is wrong with a credential is said first.
-    let writer = gateway.writer(&head.headers, named, label, origin)?;
+    let writer = gateway.writer(&head.headers, named, label, origin).await?;
     let address = target.address.as_ref().ok_or(NotStored::NoEntry)?;
     let (grant, hash, space) = (&writer.grant, address.hash, target.space);
     match space {
         Space::Blobs => {
             let start = begin_blob(gateway, head, grant, address, intake.declared()).await?;
             if let PutStart::Upload(mut upload) = start {
-                receive(&mut upload, intake).await?;
-                writer.finish(upload).await?;
+                let received = receive(&mut upload, intake).await?;
+                let stored = writer.finish(upload).await?;
+                writer.note_stored(stored, space.dialect(), None, received);
             }
         }
         Space::Actions => {
             let sent = collect(gateway, head, &writer.caller, intake).await?;
             let key = address.instance.action_key(FUNCTION, hash);
+            if sent.reads_as_result() {
+                admit_paths(gateway, &writer, &key, &sent.bytes).map_err(NotStored::Stray)?;
+            }
             let start = begin_action(gateway, grant, &key, &sent).await?;
             if let PutStart::Upload(mut upload) = start {
-                let written = upload.write(sent.bytes).await;
+                let bytes = sent.bytes.len() as u64;
+                let is_result = sent.dialect == Dialect::ActionResult;
+                let replaced = is_result
+                    .then(|| gateway.cache.replaced_at_hand(grant, sent.dialect, &key))
+                    .flatten();
+                let written = upload.write(sent.bytes.clone()).await;
                 written.map_err(NotStored::Cache)?;
-                writer.finish(upload).await?;
+                let stored = writer.finish(upload).await?;
+                rewrites::note(gateway, grant, hash, replaced, &sent.bytes);
+                writer.note_stored(stored, sent.dialect, Some(&key), bytes);
             }
         }
     }
@@ -261,15 +275,17 @@ async fn begin_blob(
     start.map_err(NotStored::Cache)
 }
 
-/// Moves the body into the cache.
-async fn receive<B>(upload: &mut Upload, intake: &mut Intake<'_, B>) -> Result<(), NotStored>
+/// Moves the body into the cache; how many bytes it has.
+async fn receive<B>(upload: &mut Upload, intake: &mut Intake<'_, B>) -> Result<u64, NotStored>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
+    let mut received = 0;
     while let Some(bytes) = intake.next().await.map_err(NotStored::Interrupted)? {
+        received += bytes.len() as u64;
         upload.write(bytes).await.map_err(NotStored::Cache)?;
     }
-    Ok(())
+    Ok(received)
 }
 
 /// What a client wants to keep under an action's hash.
@@ -278,6 +294,13 @@ struct Sent {
     bytes: Bytes,
     metadata: Bytes,
     _room: Room,
+}
+
+impl Sent {
+    /// Whether a client may take it for an action result. What is no valid one is kept as it came, and handed out so.
+    fn reads_as_result(&self) -> bool {
+        self.dialect == Dialect::ActionResult || fits(&ACTION_RESULT, &self.bytes)
+    }
 }
 
 /// Reads the whole body and tells what it is. An action result in JSON is stored as protobuf, all else as it came.
@@ -390,11 +413,12 @@ fn note_refused(
     gateway: &Gateway,
     head: &Parts,
     target: &Target,
-    origin: Origin,
+    origin: &Origin,
     refused: NotStored,
 ) {
     let (metrics, reason) = (gateway.cache.metrics(), refused.reason());
     let (dialect, path) = (target.space.dialect(), Excerpt(head.uri.path()));
+    gateway.note_refused_write(&head.headers, origin, dialect, reason);
     // Whom the credential names, whatever workspace the URL does.
     let caller = gateway.caller(&head.headers, None, origin);
     let principal = match &caller {

@@ -17,6 +17,7 @@ use super::wire::{BadHeader, JSON};
 use crate::body::Body;
 use crate::caller::{NoCaller, refusal_reason};
 use crate::intake::Interrupted;
+use crate::reapi::action_result::Stray;
 use crate::writer::NotWritten;
 
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
@@ -48,6 +49,9 @@ pub(super) enum NotStored {
     /// The credential belongs to another workspace than the URL names.
     #[error("this credential belongs to another workspace than the URL names")]
     OtherWorkspace,
+    /// A credential that was good and is over, or cannot be judged for now: its build goes on.
+    #[error("this credential's time is over, or it cannot be checked for now; nothing is stored")]
+    Expired,
     /// The credential was bad, or is by now.
     #[error("{0}")]
     BadCredential(BadCredential),
@@ -71,6 +75,9 @@ pub(super) enum NotStored {
     /// An action result, or what is kept as one, beyond its limit.
     #[error("{what} are limited to {limit} bytes")]
     TooLarge { what: &'static str, limit: u64 },
+    /// It would have clients make something elsewhere, and its writer is not trusted.
+    #[error("the action result is not stored: {0}")]
+    Stray(Stray),
     /// Memory for the body did not come free in time.
     #[error("the cache is busy")]
     Busy,
@@ -100,6 +107,7 @@ impl From<NotWritten> for NotStored {
         match not_written {
             NotWritten::NoCaller(NoCaller::BadCredential(bad)) => Self::BadCredential(bad),
             NotWritten::NoCaller(NoCaller::OtherWorkspace) => Self::OtherWorkspace,
+            NotWritten::NoCaller(NoCaller::Expired) => Self::Expired,
             NotWritten::Policy(refusal) => Self::Policy(refusal),
             NotWritten::CallerChanged => Self::CallerChanged,
             NotWritten::Cache(refusal) => Self::Cache(refusal),
@@ -126,12 +134,14 @@ impl NotStored {
             Self::Failed => Counted::Unfinished(Unfinished::Failed),
             Self::NoEntry
             | Self::OtherWorkspace
+            | Self::Expired
             | Self::BadCredential(_)
             | Self::CallerChanged
             | Self::Policy(_)
             | Self::Encoding
             | Self::Size
             | Self::TooLarge { .. }
+            | Self::Stray(_)
             | Self::Busy => Counted::Denied,
         }
     }
@@ -141,12 +151,14 @@ impl NotStored {
         match self {
             Self::NoEntry => "no_entry",
             Self::OtherWorkspace => "other_workspace",
+            Self::Expired => "expired_credential",
             Self::BadCredential(_) => "bad_credential",
             Self::CallerChanged => "caller_changed",
             Self::Policy(refusal) => refusal_reason(refusal),
             Self::Encoding => "content_encoding",
             Self::Size => "size_header",
             Self::TooLarge { .. } => "too_large",
+            Self::Stray(_) => "hostile_paths",
             Self::Busy => "busy",
             Self::Empty => Unfinished::Empty.name(),
             Self::Cache(refusal) => refusal.reason(),
@@ -159,7 +171,11 @@ impl NotStored {
     fn status(self) -> StatusCode {
         match self {
             Self::BadCredential(_) => StatusCode::UNAUTHORIZED,
-            Self::OtherWorkspace | Self::CallerChanged | Self::Policy(_) => StatusCode::FORBIDDEN,
+            Self::OtherWorkspace
+            | Self::Expired
+            | Self::CallerChanged
+            | Self::Policy(_)
+            | Self::Stray(_) => StatusCode::FORBIDDEN,
             Self::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } | Self::Cache(PutRefusal::TooLarge { .. }) => {
                 StatusCode::PAYLOAD_TOO_LARGE

@@ -1,40 +1,40 @@
 //! What an operator asks, and what is done about it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
 use http::request::Parts;
-use larder_cache::{Cache, Verified};
-use larder_model::{AdminGrant, Policy, Refusal};
-use tokio::sync::mpsc::{self, error::TrySendError};
+use larder_cache::{Change, Verified};
+use larder_model::{AdminGrant, Caller, Policy, Refusal};
 
+use super::lines::{self, Progress};
 use super::status::{self, NotDone};
-use super::wire::{PurgeRequest, PurgeResponse, StatsResponse, VerifyLine};
+use super::wire::{
+    NondeterministicAction, NondeterministicResponse, StatsResponse, VerifyResponse,
+};
+use super::writers::writers;
+use super::{audit, change, entries};
 use crate::body::Body;
 use crate::caller::NoCaller;
 use crate::excerpt::Excerpt;
 use crate::gateway::{Gateway, Origin};
 use crate::intake::Intake;
+use crate::journal::Actor;
 use crate::unwind::{Panicked, caught};
 
-/// The most bytes of a message: a purge request names seven things.
+/// The most bytes of a message: a selection names some twenty things.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
-/// How many lines of a verification may wait for a slow reader.
-const LINE_COUNT_MAX: usize = 16;
-
-/// The least time between two lines of progress.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// How many actions whose results differ are listed.
+const NONDETERMINISTIC_COUNT_MAX: u32 = 1000;
 
 /// Answers a request to `/v1/control/{operation}`.
 pub(crate) async fn answer<B>(
     gateway: &Gateway,
     head: &Parts,
     operation: &str,
-    origin: Origin,
+    origin: &Origin,
     intake: &mut Intake<'_, B>,
 ) -> Response<Body>
 where
@@ -54,66 +54,68 @@ where
     })
 }
 
+/// Who asks, and what for.
+pub(super) struct Admin {
+    pub(super) grant: AdminGrant,
+    pub(super) actor: Actor,
+    pub(super) address: Option<IpAddr>,
+}
+
 async fn act<B>(
     gateway: &Gateway,
     head: &Parts,
     operation: &str,
-    origin: Origin,
+    origin: &Origin,
     intake: &mut Intake<'_, B>,
 ) -> Result<Response<Body>, NotDone>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
     let allow = match operation {
-        "purge" | "verify" => "POST",
-        "stats" => "GET",
+        "purge" | "quarantine" | "release" | "entries" | "export" | "verify" => "POST",
+        "stats" | "nondeterministic" | "audit" => "GET",
         _ => return Err(NotDone::NoSuchOperation),
     };
     if head.method.as_str() != allow {
         return Err(NotDone::Method { allow });
     }
-    let grant = admin(gateway, head, origin)?;
+    let admin = admin(gateway, head, origin)?;
     match operation {
-        "purge" => purge(gateway, &grant, intake).await,
+        "purge" => change::change(gateway, admin, Change::Purge, intake).await,
+        "quarantine" => change::change(gateway, admin, Change::Quarantine, intake).await,
+        "release" => change::change(gateway, admin, Change::Release, intake).await,
+        "entries" => entries::list(gateway, admin, intake).await,
+        "export" => entries::export(gateway, admin, intake).await,
         "stats" => Ok(status::json(&StatsResponse::from(
-            gateway.cache.stats(&grant).await?,
+            gateway.cache.stats(&admin.grant).await?,
         ))),
-        _ => Ok(verify(gateway.cache.clone(), grant).await?),
+        "audit" => audit::page(gateway, &admin, head.uri.query()).await,
+        "nondeterministic" => nondeterministic(gateway, &admin.grant).await,
+        _ => verify(gateway, admin.grant).await,
     }
 }
 
-fn admin(gateway: &Gateway, head: &Parts, origin: Origin) -> Result<AdminGrant, NotDone> {
+fn admin(gateway: &Gateway, head: &Parts, origin: &Origin) -> Result<Admin, NotDone> {
     let caller = match gateway.caller(&head.headers, None, origin) {
         Ok(caller) => caller,
         Err(NoCaller::BadCredential(bad)) => return Err(NotDone::BadCredential(bad)),
-        Err(NoCaller::OtherWorkspace) => return Err(NotDone::Policy(Refusal::NotAdmin)),
+        // What can expire softly is never an administrator's.
+        Err(NoCaller::OtherWorkspace | NoCaller::Expired) => {
+            return Err(NotDone::Policy(Refusal::NotAdmin));
+        }
     };
-    Policy::admin(&caller).map_err(NotDone::Policy)
+    let actor = match &caller {
+        Caller::Known(principal) => Actor::Writer(principal.writer()),
+        Caller::LocalOperator | Caller::Anonymous { .. } => Actor::Operator,
+    };
+    Ok(Admin {
+        grant: Policy::admin(&caller).map_err(NotDone::Policy)?,
+        actor,
+        address: origin.address(),
+    })
 }
 
-async fn purge<B>(
-    gateway: &Gateway,
-    grant: &AdminGrant,
-    intake: &mut Intake<'_, B>,
-) -> Result<Response<Body>, NotDone>
-where
-    B: http_body::Body<Data = Bytes> + Send + Unpin,
-{
-    let request = PurgeRequest::parse(&message(intake).await?)?;
-    let dry_run = request.dry_run;
-    let purged = gateway
-        .cache
-        .purge(grant, request.purge()?, dry_run, |_, _| true)
-        .await?;
-    let (entries, bytes) = (purged.entries, purged.bytes);
-    Ok(status::json(&PurgeResponse {
-        dry_run,
-        entries,
-        bytes,
-    }))
-}
-
-async fn message<B>(intake: &mut Intake<'_, B>) -> Result<BytesMut, NotDone>
+pub(super) async fn message<B>(intake: &mut Intake<'_, B>) -> Result<BytesMut, NotDone>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
@@ -129,55 +131,46 @@ where
     Ok(message)
 }
 
-/// Starts a verification. What is wrong before its first line becomes the answer's status; later
-/// trouble becomes its last line. A reader who goes away stops it.
-async fn verify(cache: Arc<Cache>, grant: AdminGrant) -> Result<Response<Body>, NotDone> {
-    let (lines, mut answer) = mpsc::channel(LINE_COUNT_MAX);
-    let progress_lines = lines.clone();
-    let begun = Arc::new(AtomicBool::new(false));
-    let begins = begun.clone();
-    let mut last: Option<Instant> = None;
-    let progress = move |done_entries, total_entries| {
-        if last.is_some_and(|last| last.elapsed() < PROGRESS_INTERVAL) {
-            return !progress_lines.is_closed();
-        }
-        last = Some(Instant::now());
-        begins.store(true, Ordering::Relaxed);
-        let line = status::bytes(&VerifyLine::Progress {
-            done_entries,
-            total_entries,
-        });
-        // A reader that falls behind misses lines; one that is gone ends the work.
-        !matches!(progress_lines.try_send(line), Err(TrySendError::Closed(_)))
-    };
-    let work = tokio::spawn(async move {
-        let end = match cache.verify(&grant, progress).await {
-            Ok(Verified {
-                entries,
-                bytes,
-                corrupt,
-            }) => VerifyLine::Result {
-                entries,
-                bytes,
-                corrupt,
-            },
-            Err(error) if !begun.load(Ordering::Relaxed) => return Err(error),
-            Err(error) => {
-                tracing::error!(%error, "a verification ended early");
-                VerifyLine::Error {
-                    error: error.to_string(),
-                }
-            }
-        };
-        // Nobody is left to be told if this fails.
-        let _ = lines.send(status::bytes(&end)).await;
-        Ok(())
+async fn verify(gateway: &Gateway, grant: AdminGrant) -> Result<Response<Body>, NotDone> {
+    let cache = gateway.cache.clone();
+    lines::stream(|progress: Progress| async move {
+        let Verified {
+            entries,
+            bytes,
+            corrupt,
+        } = cache.verify(&grant, progress).await?;
+        Ok(VerifyResponse {
+            entries,
+            bytes,
+            corrupt,
+        })
+    })
+    .await
+}
+
+async fn nondeterministic(
+    gateway: &Gateway,
+    grant: &AdminGrant,
+) -> Result<Response<Body>, NotDone> {
+    let own = grant.workspace().map(ToString::to_string);
+    let ledger = &gateway.ledger;
+    let rows = ledger.rewrites(own.as_deref(), NONDETERMINISTIC_COUNT_MAX);
+    let rows = rows.await?;
+    let ids = rows.iter().flat_map(|row| [row.writer, row.writer_before]);
+    let ids = ids.flatten().map(larder_model::WriterId).collect();
+    let writers = writers(ledger, grant, ids).await?;
+    let actions = rows.into_iter().map(|row| NondeterministicAction {
+        workspace: row.workspace,
+        scope: row.scope,
+        action: row.key,
+        times: row.count,
+        first_at_ms: row.first_at_ms,
+        last_at_ms: row.last_at_ms,
+        writer: row.writer,
+        writer_before: row.writer_before,
     });
-    match answer.recv().await {
-        Some(first) => Ok(status::lines(first, answer)),
-        None => match work.await {
-            Ok(Err(error)) => Err(NotDone::Control(error)),
-            Ok(Ok(())) | Err(_) => Err(NotDone::Failed),
-        },
-    }
+    Ok(status::json(&NondeterministicResponse {
+        actions: actions.collect(),
+        writers,
+    }))
 }

@@ -5,11 +5,13 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use larder_auth::BadCredential;
 use larder_cache::ControlError;
+use larder_ledger::LedgerError;
 use larder_model::Refusal;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::wire::{BadMessage, ErrorResponse};
+use super::selection::BadMessage;
+use super::wire::ErrorResponse;
 use crate::body::Body;
 use crate::intake::Interrupted;
 
@@ -28,6 +30,10 @@ pub(super) enum NotDone {
     Interrupted(Interrupted),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("the ledger failed: {0}")]
+    Ledger(#[from] LedgerError),
+    #[error("there is no such entry")]
+    NoEntry,
     #[error("there is no such operation")]
     NoSuchOperation,
     #[error("use {allow}")]
@@ -49,6 +55,8 @@ impl NotDone {
             | Self::BodyTooLarge { .. }
             | Self::Interrupted(_)
             | Self::Control(_)
+            | Self::Ledger(_)
+            | Self::NoEntry
             | Self::Failed => false,
         }
     }
@@ -70,11 +78,12 @@ impl NotDone {
             | Self::BodyTooLarge { .. }
             | Self::Interrupted(_)
             | Self::Control(ControlError::NothingSelected) => StatusCode::BAD_REQUEST,
-            Self::NoSuchOperation => StatusCode::NOT_FOUND,
+            Self::NoSuchOperation | Self::NoEntry => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Control(
                 ControlError::Busy | ControlError::Unavailable { .. } | ControlError::Store(_),
             )
+            | Self::Ledger(_)
             | Self::Failed => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

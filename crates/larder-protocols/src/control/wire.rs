@@ -1,130 +1,235 @@
 //! The messages of the control API. Times are unix milliseconds, sizes bytes.
 
-use larder_cache::{Purge, PurgeFilter, Stats};
-use larder_model::{Dialect, EntryKey, WriterId};
-use serde::{Deserialize, Deserializer, Serialize};
+use larder_cache::Stats;
+use larder_model::EntryKey;
+use serde::{Deserialize, Serialize};
 
-/// Which entries to purge: those that match every field that is set. At least one field must be
-/// set, or `everything`, which goes with no other.
+use super::selection::EntryState;
+
+/// What a purge, a quarantine or a release did, or with `dry_run` would have done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PurgeRequest {
-    /// A workspace's name.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub workspace: Option<String>,
-    /// A scope: `trusted`, or an untrusted scope's whole path.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub scope: Option<String>,
-    /// A dialect, such as `nx`.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub dialect: Option<String>,
-    /// A key as the tool writes it, not percent-encoded.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub key: Option<String>,
-    /// The id of the token that wrote the entries.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub writer: Option<u64>,
-    /// Entries stored before this time.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub written_before_ms: Option<u64>,
-    /// Entries stored at this time or later.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub written_after_ms: Option<u64>,
-    /// Everything the caller administers.
-    pub everything: bool,
-    /// Removes nothing, only counts.
-    pub dry_run: bool,
-}
-
-/// A field that is there has a value: `null`, as a script writes that looked something up and failed, would
-/// otherwise purge more than was meant.
-fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(deserializer).map(Some)
-}
-
-/// What is wrong with a message.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BadMessage {
-    #[error("the body is no purge request: {0}")]
-    Json(String),
-    #[error("{field}: {problem}")]
-    Field {
-        field: &'static str,
-        problem: String,
-    },
-    #[error("\"everything\" goes with no other condition")]
-    EverythingAndMore,
-    #[error("name at least one thing to purge by, or set \"everything\"")]
-    NothingSelected,
-}
-
-impl PurgeRequest {
-    pub(super) fn parse(json: &[u8]) -> Result<Self, BadMessage> {
-        serde_json::from_slice(json).map_err(|error| BadMessage::Json(error.to_string()))
-    }
-
-    /// The request in the cache's words.
-    pub(super) fn purge(&self) -> Result<Purge, BadMessage> {
-        let filter = PurgeFilter {
-            workspace: field("workspace", self.workspace.as_deref(), str::parse)?,
-            scope: field("scope", self.scope.as_deref(), str::parse)?,
-            dialect: field("dialect", self.dialect.as_deref(), |name| {
-                Dialect::from_name(name).ok_or("there is no such dialect")
-            })?,
-            key: field("key", self.key.as_deref(), |key| {
-                EntryKey::new(key.as_bytes())
-            })?,
-            writer: number("writer", self.writer)?.map(WriterId),
-            written_before_ms: number("written_before_ms", self.written_before_ms)?,
-            written_after_ms: number("written_after_ms", self.written_after_ms)?,
-        };
-        match (self.everything, filter == PurgeFilter::default()) {
-            (true, true) => Ok(Purge::Everything),
-            (true, false) => Err(BadMessage::EverythingAndMore),
-            (false, true) => Err(BadMessage::NothingSelected),
-            (false, false) => Ok(Purge::Matching(filter)),
-        }
-    }
-}
-
-fn field<T, E: std::fmt::Display>(
-    field: &'static str,
-    text: Option<&str>,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> Result<Option<T>, BadMessage> {
-    let problem = |error: E| BadMessage::Field {
-        field,
-        problem: error.to_string(),
-    };
-    text.map(parse).transpose().map_err(problem)
-}
-
-/// The largest number that every JSON reader has exactly. A greater one may have been another before it was read.
-const NUMBER_MAX: u64 = (1 << 53) - 1;
-
-fn number(field: &'static str, number: Option<u64>) -> Result<Option<u64>, BadMessage> {
-    match number {
-        Some(number) if number > NUMBER_MAX => Err(BadMessage::Field {
-            field,
-            problem: format!("a number is at most {NUMBER_MAX}"),
-        }),
-        Some(_) | None => Ok(number),
-    }
-}
-
-/// What a purge removed, or with `dry_run` would have removed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PurgeResponse {
-    /// Whether nothing was removed.
+pub struct ChangeResponse {
+    /// Whether nothing was changed.
     pub dry_run: bool,
     /// How many entries.
     pub entries: u64,
     /// How many bytes.
     pub bytes: u64,
+    /// How many entries stay in quarantine because a new one has their place.
+    #[serde(default)]
+    pub refused: u64,
+    /// What was selected, by workspace, scope and writer.
+    #[serde(default)]
+    pub rows: Vec<ChangeRow>,
+    /// How many selected entries are in no row because there are too many.
+    #[serde(default)]
+    pub entries_beyond_rows: u64,
+    /// Who the writers are, as far as the ledger knows; of very many, some.
+    #[serde(default)]
+    pub writers: Vec<WriterFigures>,
+}
+
+/// What was selected of a writer in a scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRow {
+    /// The workspace's name.
+    pub workspace: String,
+    /// The scope.
+    pub scope: String,
+    /// The writer's id.
+    pub writer: u64,
+    /// How many entries.
+    pub entries: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// Who a writer is: a token, a run of a CI, a certificate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WriterFigures {
+    /// The number that entries name.
+    pub id: u64,
+    /// `token`, `ci` or `certificate`.
+    pub kind: String,
+    /// The workspace.
+    pub workspace: String,
+    /// What it may do.
+    pub access: String,
+    /// The untrusted scope that it writes, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// A token's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The issuer of its tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// The name of the configuration's rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The repository's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository_id: Option<String>,
+    /// The repository's name at that time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<String>,
+    /// The git ref.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub git_ref: Option<String>,
+    /// The commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+    /// What started the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
+    /// The workflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
+    /// The id of the run, pipeline or build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// Which attempt of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_attempt: Option<String>,
+    /// The job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Who started the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The `sub` of the token, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The deployment environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// Where it was seen last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_address: Option<String>,
+}
+
+/// Entries that were looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntriesResponse {
+    /// By workspace, scope, dialect and key, the newest first.
+    pub entries: Vec<EntryFigures>,
+    /// How many there are besides.
+    pub entries_beyond: u64,
+    /// Who wrote them, as far as the ledger knows.
+    pub writers: Vec<WriterFigures>,
+}
+
+/// An entry without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryFigures {
+    /// The workspace's name.
+    pub workspace: String,
+    /// The scope.
+    pub scope: String,
+    /// The dialect.
+    pub dialect: String,
+    /// The key as its tool prints it.
+    pub key: String,
+    /// The digest function of an action.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest_function: Option<String>,
+    /// The instance name of an action's result, if it is not empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// The key as it is stored, in hexadecimal digits.
+    pub key_bytes: KeyBytes,
+    /// Its bytes, without what the store adds.
+    pub bytes: u64,
+    /// When it was stored.
+    pub written_at_ms: u64,
+    /// Whether it is served.
+    pub state: EntryState,
+    /// Tells entries of one key apart; the newest has the greatest.
+    pub sequence: u64,
+    /// The writer's id.
+    pub writer: u64,
+    /// Where it came from, if the audit still knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+/// A key as it is stored, in hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyBytes(String);
+
+impl From<&[u8]> for KeyBytes {
+    fn from(bytes: &[u8]) -> Self {
+        let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+        let digits = bytes
+            .iter()
+            .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]);
+        Self(digits.collect())
+    }
+}
+
+impl KeyBytes {
+    /// The key, if the digits are of one.
+    pub(super) fn key(&self) -> Option<EntryKey> {
+        let digit = |byte: u8| char::from(byte).to_digit(16);
+        let pairs = self.0.as_bytes().chunks(2);
+        let byte = |pair: &[u8]| match pair {
+            [high, low] => Some((digit(*high)? * 16 + digit(*low)?) as u8),
+            _ => None,
+        };
+        let bytes: Option<Vec<u8>> = pairs.map(byte).collect();
+        EntryKey::new(&bytes?).ok()
+    }
+}
+
+/// Which entry's bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportRequest {
+    /// The workspace's name.
+    pub workspace: String,
+    /// The scope.
+    pub scope: String,
+    /// The dialect.
+    pub dialect: String,
+    /// The key as it is stored, in hexadecimal digits.
+    pub key_bytes: KeyBytes,
+    /// The sequence of an entry in quarantine; without it, the one that is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
+}
+
+/// Actions whose results were stored again with other outputs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NondeterministicResponse {
+    /// The last ones first.
+    pub actions: Vec<NondeterministicAction>,
+    /// Who the writers are, as far as the ledger knows.
+    pub writers: Vec<WriterFigures>,
+}
+
+/// An action whose results differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NondeterministicAction {
+    /// The workspace's name.
+    pub workspace: String,
+    /// The scope of the results.
+    pub scope: String,
+    /// The hash of the action.
+    pub action: String,
+    /// How often a result with other outputs took the place of one.
+    pub times: u64,
+    /// When that was first seen.
+    pub first_at_ms: u64,
+    /// When that was last seen.
+    pub last_at_ms: u64,
+    /// Who stored the last result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer: Option<u64>,
+    /// Who stored the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub writer_before: Option<u64>,
 }
 
 /// What the pools hold.
@@ -147,10 +252,16 @@ pub struct ScopeFigures {
     pub scope: String,
     /// The dialect.
     pub dialect: String,
-    /// How many entries.
+    /// How many entries, without those in quarantine.
     pub entries: u64,
     /// Their bytes, without what the store adds.
     pub bytes: u64,
+    /// How many entries are in quarantine.
+    #[serde(default)]
+    pub quarantined_entries: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub quarantined_bytes: u64,
     /// When the oldest was stored.
     pub oldest_ms: u64,
     /// When the newest was stored.
@@ -192,6 +303,8 @@ impl From<Stats> for StatsResponse {
             dialect: row.dialect.name().to_owned(),
             entries: row.entries,
             bytes: row.bytes,
+            quarantined_entries: row.held_entries,
+            quarantined_bytes: row.held_bytes,
             oldest_ms: row.oldest_ms,
             newest_ms: row.newest_ms,
         });
@@ -216,31 +329,35 @@ impl From<Stats> for StatsResponse {
     }
 }
 
-/// One line of a verification's answer.
+/// One line of an answer that reports while the work goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum VerifyLine {
+pub enum Line<T> {
     /// How far it is.
     Progress {
-        /// Entries read.
+        /// Entries looked at.
         done_entries: u64,
         /// Entries there are.
         total_entries: u64,
     },
-    /// The end: what was read.
-    Result {
-        /// How many entries.
-        entries: u64,
-        /// How many bytes.
-        bytes: u64,
-        /// How many entries did not verify; they are misses from now on.
-        corrupt: u64,
-    },
+    /// The end: the answer.
+    Result(T),
     /// The end: why it stopped.
     Error {
         /// One line.
         error: String,
     },
+}
+
+/// What a verification read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyResponse {
+    /// How many entries.
+    pub entries: u64,
+    /// How many bytes.
+    pub bytes: u64,
+    /// How many entries did not verify; they are misses from now on.
+    pub corrupt: u64,
 }
 
 /// The body of every answer that is no success.
@@ -254,59 +371,14 @@ pub struct ErrorResponse {
 mod tests {
     use super::*;
 
-    fn purge(json: &str) -> Result<Purge, BadMessage> {
-        PurgeRequest::parse(json.as_bytes())?.purge()
-    }
-
     #[test]
-    fn a_purge_of_nothing_in_particular_needs_to_say_everything() {
-        assert_eq!(purge("{}"), Err(BadMessage::NothingSelected));
-        assert_eq!(
-            purge(r#"{"dry_run": true}"#),
-            Err(BadMessage::NothingSelected)
-        );
-        assert_eq!(purge(r#"{"everything": true}"#), Ok(Purge::Everything));
-        let both = r#"{"everything": true, "writer": 7}"#;
-        assert_eq!(purge(both), Err(BadMessage::EverythingAndMore));
-    }
-
-    #[test]
-    fn a_field_that_is_misspelt_or_misshapen_is_an_error_and_not_ignored() {
-        assert!(matches!(
-            purge(r#"{"scop": "trusted", "writer": 1}"#),
-            Err(BadMessage::Json(_))
-        ));
-        for (json, name) in [
-            (r#"{"workspace": "ACME"}"#, "workspace"),
-            (r#"{"scope": "Trusted"}"#, "scope"),
-            (r#"{"scope": "a//b"}"#, "scope"),
-            (r#"{"dialect": "npm"}"#, "dialect"),
-            (r#"{"key": ""}"#, "key"),
-            (
-                r#"{"written_after_ms": 9007199254740992}"#,
-                "written_after_ms",
-            ),
-        ] {
-            let Err(BadMessage::Field { field, .. }) = purge(json) else {
-                panic!("{json}")
-            };
-            assert_eq!(field, name);
+    fn key_bytes_are_read_back_and_what_is_no_key_is_none() {
+        let bytes = [0, 1, 0x7f, 0x80, 0xff];
+        let text = KeyBytes::from(&bytes[..]);
+        assert_eq!(text.0, "00017f80ff");
+        assert_eq!(text.key().unwrap().as_bytes(), bytes);
+        for bad in ["", "0", "0g", "zz", "+1", "é"] {
+            assert_eq!(KeyBytes(bad.to_owned()).key(), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn every_field_reaches_the_filter() {
-        let json = r#"{"workspace": "acme", "scope": "pr/7", "dialect": "nx", "key": "1%2F2",
-            "writer": 3, "written_before_ms": 5, "written_after_ms": 4}"#;
-        let expected = PurgeFilter {
-            workspace: Some("acme".parse().unwrap()),
-            scope: Some("pr/7".parse().unwrap()),
-            dialect: Some(Dialect::Nx),
-            key: Some(EntryKey::new(b"1%2F2").unwrap()),
-            writer: Some(WriterId(3)),
-            written_before_ms: Some(5),
-            written_after_ms: Some(4),
-        };
-        assert_eq!(purge(json), Ok(Purge::Matching(expected)));
     }
 }

@@ -9,6 +9,7 @@ use larder_model::{Caller, Dialect, EntryKey, Policy, ReadGrant};
 
 use super::status::{self, Counted, Lookup, NotStored};
 use super::wire::{Address, Target};
+use crate::archive::{Examination, Examined, Finding, Verdict};
 use crate::body::Body;
 use crate::caller::{NoCaller, refusal_reason};
 use crate::excerpt::Excerpt;
@@ -22,7 +23,7 @@ pub(crate) async fn answer<B>(
     gateway: &Gateway,
     head: &Parts,
     target: &Target,
-    origin: Origin,
+    origin: &Origin,
     intake: &mut Intake<'_, B>,
 ) -> Response<Body>
 where
@@ -37,7 +38,7 @@ where
         Method::PUT => {
             let stored = caught(store(gateway, head, target, origin, intake)).await;
             let stored = stored.unwrap_or(Err(NotStored::Failed));
-            if let Err(refused) = stored {
+            if let Err(refused) = &stored {
                 note_refused(gateway, head, origin, refused);
             }
             intake.drain().await;
@@ -56,7 +57,7 @@ pub(crate) fn answer_at_hand(
     gateway: &Gateway,
     head: &Parts,
     target: &Target,
-    origin: Origin,
+    origin: &Origin,
 ) -> Option<Response<Body>> {
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return None;
@@ -74,7 +75,7 @@ pub(crate) fn answer_at_hand(
     }
 }
 
-async fn lookup(gateway: &Gateway, head: &Parts, target: &Target, origin: Origin) -> Lookup {
+async fn lookup(gateway: &Gateway, head: &Parts, target: &Target, origin: &Origin) -> Lookup {
     match readable(gateway, head, target, origin) {
         Ok((grant, key)) => {
             let hit = gateway.cache.get(&grant, Dialect::Nx, key).await;
@@ -105,7 +106,7 @@ fn readable<'a>(
     gateway: &Gateway,
     head: &Parts,
     target: &'a Target,
-    origin: Origin,
+    origin: &Origin,
 ) -> Result<(ReadGrant, &'a EntryKey), Unreadable> {
     let metrics = gateway.cache.metrics();
     let denied = |reason| metrics.denied(Dialect::Nx, Action::Read, reason);
@@ -123,6 +124,10 @@ fn readable<'a>(
             denied(NotStored::OtherWorkspace.reason());
             return Err(Unreadable::Unseen);
         }
+        Err(NoCaller::Expired) => {
+            denied(NotStored::Expired.reason());
+            return Err(Unreadable::Unseen);
+        }
     };
     match Policy::read(&caller, address.label.as_ref()) {
         Ok(grant) => Ok((grant, &address.key)),
@@ -137,7 +142,7 @@ async fn store<B>(
     gateway: &Gateway,
     head: &Parts,
     target: &Target,
-    origin: Origin,
+    origin: &Origin,
     intake: &mut Intake<'_, B>,
 ) -> Result<Stored, NotStored>
 where
@@ -147,7 +152,9 @@ where
         return Err(NotStored::NoEntry);
     };
     let (workspace, label) = (address.workspace.as_ref(), address.label.as_ref());
-    let writer = gateway.writer(&head.headers, workspace, label, origin)?;
+    let writer = gateway
+        .writer(&head.headers, workspace, label, origin)
+        .await?;
     let stored = upload(gateway, &writer, address, intake).await?;
     let (grant, key) = (&writer.grant, Excerpt(&address.key));
     let (workspace, scope, writer) = (grant.workspace(), grant.scope(), grant.writer());
@@ -177,22 +184,73 @@ where
         PutStart::Upload(upload) => upload,
         PutStart::Exists => return Ok(Stored::Exists),
     };
-    let mut empty = true;
+    let mut examination = Examination::begin(&writer.caller, &gateway.whole_bodies);
+    let mut received = 0;
     while let Some(bytes) = intake.next().await.map_err(NotStored::Interrupted)? {
-        empty = false;
-        upload.write(bytes).await.map_err(NotStored::Cache)?;
+        received += bytes.len() as u64;
+        // Both have threads of their own for what takes long.
+        let (written, ()) = tokio::join!(upload.write(bytes.clone()), examination.add(bytes));
+        written.map_err(NotStored::Cache)?;
+        if let Some(known) = examination.known() {
+            check_examined(gateway, writer, known)?;
+        }
     }
-    if empty {
+    if received == 0 {
         return Err(NotStored::Empty);
     }
-    Ok(writer.finish(upload).await?)
+    let examined = examination.finish();
+    check_examined(gateway, writer, &examined)?;
+    let stored = writer.finish(upload).await?;
+    writer.note_stored(stored, Dialect::Nx, Some(key), received);
+    if stored == Stored::New {
+        note_examined(gateway, writer, address, &examined);
+    }
+    Ok(stored)
+}
+
+/// Whether an archive that was found to be such may be stored: one of a trusted writer always may.
+fn check_examined(
+    gateway: &Gateway,
+    writer: &Writer<'_>,
+    examined: &Examined,
+) -> Result<(), NotStored> {
+    if writer.grant.kind().writes_trusted() {
+        return Ok(());
+    }
+    let refused = match examined {
+        Examined::As(Verdict::Clean | Verdict::Foreign) => return Ok(()),
+        Examined::As(Verdict::Hostile(finding)) => NotStored::HostileArchive(finding.clone()),
+        Examined::Not => NotStored::NotExamined,
+    };
+    count_examined(gateway, writer, examined);
+    Err(refused)
+}
+
+/// Counts an archive that is stored, and logs one that is hostile: then its writer is trusted, and should not be.
+fn note_examined(gateway: &Gateway, writer: &Writer<'_>, address: &Address, examined: &Examined) {
+    count_examined(gateway, writer, examined);
+    if let Examined::As(Verdict::Hostile(Finding { fault, entry })) = examined {
+        let (fault, entry) = (fault.name(), String::from_utf8_lossy(entry));
+        writer.note_flagged(Dialect::Nx, &address.key, fault, &entry);
+        let (workspace, writer) = (writer.grant.workspace(), writer.grant.writer());
+        let (key, entry) = (Excerpt(&address.key), Excerpt(entry));
+        tracing::warn!(%workspace, %writer, %key, fault, %entry, "a trusted writer stored a hostile archive");
+    }
+}
+
+fn count_examined(gateway: &Gateway, writer: &Writer<'_>, examined: &Examined) {
+    let (verdict, fault) = examined.labels();
+    let trusted = writer.grant.kind().writes_trusted();
+    let metrics = gateway.cache.metrics();
+    metrics.inspected(Dialect::Nx, verdict, fault, trusted);
 }
 
 /// Counts and logs a refused write. What anybody on the network can cause is logged for those who
 /// look for it only.
-fn note_refused(gateway: &Gateway, head: &Parts, origin: Origin, refused: NotStored) {
+fn note_refused(gateway: &Gateway, head: &Parts, origin: &Origin, refused: &NotStored) {
     let (metrics, reason) = (gateway.cache.metrics(), refused.reason());
     let path = Excerpt(head.uri.path());
+    gateway.note_refused_write(&head.headers, origin, Dialect::Nx, reason);
     // Whom the credential names, whatever workspace the URL does.
     let caller = gateway.caller(&head.headers, None, origin);
     let principal = match &caller {
@@ -210,7 +268,12 @@ fn note_refused(gateway: &Gateway, head: &Parts, origin: Origin, refused: NotSto
     }
     if let Some((principal, _)) = principal {
         let (workspace, writer) = (principal.workspace(), principal.writer());
-        tracing::info!(reason, %workspace, %writer, %path, "a write was refused");
+        if let NotStored::HostileArchive(Finding { fault, entry }) = refused {
+            let (fault, entry) = (fault.name(), Excerpt(String::from_utf8_lossy(entry)));
+            tracing::info!(reason, fault, %entry, %workspace, %writer, %path, "a write was refused");
+        } else {
+            tracing::info!(reason, %workspace, %writer, %path, "a write was refused");
+        }
     } else {
         tracing::debug!(reason, %path, "a write was refused");
     }

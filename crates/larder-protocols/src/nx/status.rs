@@ -7,6 +7,7 @@ use larder_auth::BadCredential;
 use larder_cache::{Hit, PutRefusal, Stored, Unfinished};
 use larder_model::Refusal;
 
+use crate::archive::Finding;
 use crate::body::Body;
 use crate::caller::{NoCaller, refusal_reason};
 use crate::intake::Interrupted;
@@ -25,7 +26,7 @@ pub(super) enum Lookup {
 }
 
 /// Why nothing was stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotStored {
     /// The path names no entry that could exist.
     #[error("this server URL or task hash names no entry")]
@@ -33,6 +34,9 @@ pub(super) enum NotStored {
     /// The credential belongs to another workspace than the URL names.
     #[error("this credential belongs to another workspace than the URL names")]
     OtherWorkspace,
+    /// A credential that was good and is over, or cannot be judged for now: its build goes on.
+    #[error("this credential's time is over, or it cannot be checked for now; nothing is stored")]
+    Expired,
     /// The credential was bad, or is by now: the only outcome that is loud.
     #[error("{0}")]
     BadCredential(BadCredential),
@@ -45,6 +49,12 @@ pub(super) enum NotStored {
     /// An empty body is no archive. Stored, it would fail every later run that gets it.
     #[error("an empty body is no task output")]
     Empty,
+    /// The archive is one that no client makes, and its writer is not trusted.
+    #[error("the archive is refused: {}", .0.fault)]
+    HostileArchive(Finding),
+    /// Too much is going on to look into the archive, and its writer is not trusted.
+    #[error("the cache is busy")]
+    NotExamined,
     /// The cache did not take it.
     #[error(transparent)]
     Cache(PutRefusal),
@@ -71,6 +81,7 @@ impl From<NotWritten> for NotStored {
         match not_written {
             NotWritten::NoCaller(NoCaller::BadCredential(bad)) => Self::BadCredential(bad),
             NotWritten::NoCaller(NoCaller::OtherWorkspace) => Self::OtherWorkspace,
+            NotWritten::NoCaller(NoCaller::Expired) => Self::Expired,
             NotWritten::Policy(refusal) => Self::Policy(refusal),
             NotWritten::CallerChanged => Self::CallerChanged,
             NotWritten::Cache(refusal) => Self::Cache(refusal),
@@ -79,7 +90,7 @@ impl From<NotWritten> for NotStored {
 }
 
 impl NotStored {
-    pub(super) fn counted(self) -> Counted {
+    pub(super) fn counted(&self) -> Counted {
         match self {
             Self::Cache(_) => Counted::ByTheCache,
             Self::Empty => Counted::Unfinished(Unfinished::Empty),
@@ -88,20 +99,26 @@ impl NotStored {
             Self::Failed => Counted::Unfinished(Unfinished::Failed),
             Self::NoEntry
             | Self::OtherWorkspace
+            | Self::Expired
             | Self::BadCredential(_)
             | Self::CallerChanged
-            | Self::Policy(_) => Counted::Denied,
+            | Self::Policy(_)
+            | Self::HostileArchive(_)
+            | Self::NotExamined => Counted::Denied,
         }
     }
 
     /// The reason's name in metrics and logs.
-    pub(super) fn reason(self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::NoEntry => "no_entry",
             Self::OtherWorkspace => "other_workspace",
+            Self::Expired => "expired_credential",
             Self::BadCredential(_) => "bad_credential",
             Self::CallerChanged => "caller_changed",
-            Self::Policy(refusal) => refusal_reason(refusal),
+            Self::Policy(refusal) => refusal_reason(*refusal),
+            Self::HostileArchive(_) => "hostile_archive",
+            Self::NotExamined => "not_examined",
             Self::Empty => Unfinished::Empty.name(),
             Self::Cache(refusal) => refusal.reason(),
             Self::Interrupted(Interrupted::Broken) => Unfinished::Interrupted.name(),
@@ -144,9 +161,12 @@ pub(super) fn of_store(stored: Result<Stored, NotStored>) -> Response<Body> {
         Err(
             refused @ (NotStored::NoEntry
             | NotStored::OtherWorkspace
+            | NotStored::Expired
             | NotStored::CallerChanged
             | NotStored::Policy(_)
             | NotStored::Empty
+            | NotStored::HostileArchive(_)
+            | NotStored::NotExamined
             | NotStored::Cache(_)
             | NotStored::Interrupted(_)
             | NotStored::Failed),

@@ -7,14 +7,17 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use larder_cache::{BlobName, Cache, Encoding, PutStart};
-use larder_model::{BlobHash, Dialect, Digest, DigestFunction, ReadGrant};
+use larder_model::{BlobHash, Dialect, Digest, DigestFunction, EntryKey, ReadGrant};
 
-use super::action_result;
+use super::action_result::{self, Stray};
 use super::call::{Call, Common, action_hash, digest};
 use super::completeness::find_complete;
 use super::fields::{Fields, Malformed, Value, embedded, put_block};
+use super::rewrites;
 use super::status::{Absent, Refused};
 use crate::excerpt::Excerpt;
+use crate::gateway::Gateway;
+use crate::shown_key::ShownKey;
 use crate::writer::Writer;
 
 /// The most bytes that are put into a result on top of what it has: a result may have to fit 4 MiB, with its own bytes.
@@ -69,12 +72,14 @@ pub(super) async fn get(call: &Call<'_>, message: &[u8]) -> Result<Bytes, Refuse
 pub(super) async fn update(call: &Call<'_>, message: &Bytes) -> Result<Bytes, Refused> {
     let malformed = |Malformed| Refused::Malformed(UPDATE);
     let common = Common::read(message, 5, UPDATE)?;
-    let writer = call.writer(&common.instance)?;
+    let writer = call.writer(&common.instance).await?;
     let action = embedded(message, 2).map_err(malformed)?;
     let hash = action_hash(common.function, &action.unwrap_or_default())?;
     let sent = embedded(message, 3).map_err(malformed)?;
     let sent = sent.ok_or(Refused::Malformed(UPDATE))?;
     action_result::check(common.function, &sent).map_err(Refused::ActionResult)?;
+    let key = common.instance.action_key(common.function, hash);
+    admit_paths(call.gateway, &writer, &key, &sent).map_err(Refused::Stray)?;
     let result = if sent.is_empty() {
         Bytes::from_static(DEFAULT_RESULT)
     } else {
@@ -82,6 +87,30 @@ pub(super) async fn update(call: &Call<'_>, message: &Bytes) -> Result<Bytes, Re
     };
     store(call, &common, &writer, hash, result).await?;
     Ok(sent)
+}
+
+/// Refuses a result that has clients make something outside their working directory, unless its writer is trusted.
+pub(crate) fn admit_paths(
+    gateway: &Gateway,
+    writer: &Writer<'_>,
+    key: &EntryKey,
+    result: &[u8],
+) -> Result<(), Stray> {
+    let trusted = writer.grant.kind().writes_trusted();
+    let metrics = gateway.cache.metrics();
+    let Err(stray) = action_result::check_paths(result) else {
+        metrics.inspected(Dialect::ActionResult, "clean", "", trusted);
+        return Ok(());
+    };
+    metrics.inspected(Dialect::ActionResult, "hostile", stray.name(), trusted);
+    if !trusted {
+        return Err(stray);
+    }
+    writer.note_flagged(Dialect::ActionResult, key, stray.name(), &stray.to_string());
+    let (workspace, writer) = (writer.grant.workspace(), writer.grant.writer());
+    let key = ShownKey::of(Dialect::ActionResult, key).text;
+    tracing::warn!(%workspace, %writer, %key, fault = %stray, "a trusted writer stores a hostile action result");
+    Ok(())
 }
 
 async fn store(
@@ -99,8 +128,11 @@ async fn store(
         // Results are replaceable, so nothing that exists is in the way.
         return Ok(());
     };
-    upload.write(result).await?;
-    writer.finish(upload).await?;
+    let replaced = cache.replaced_at_hand(grant, dialect, &key);
+    upload.write(result.clone()).await?;
+    let stored = writer.finish(upload).await?;
+    rewrites::note(call.gateway, grant, hash, replaced, &result);
+    writer.note_stored(stored, dialect, Some(&key), size.unwrap_or(0));
     call.note_stored(grant, &Excerpt(hash));
     Ok(())
 }

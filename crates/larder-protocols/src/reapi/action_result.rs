@@ -13,6 +13,7 @@
 use larder_model::{BlobHash, Digest, DigestFunction};
 
 use super::fields::{Fields, Malformed, Value};
+use crate::paths::{BadPath, BadTarget, check_path, check_target};
 
 /// The most bytes of an action result: some ten thousand outputs. What is stored comes back in one message, and clients take 4 MiB,
 /// the default limit of gRPC's libraries, with everything around it.
@@ -53,6 +54,61 @@ pub(crate) fn check(function: DigestFunction, message: &[u8]) -> Result<(), Inva
         return Err(Invalid::TooLarge);
     }
     References::of(function, message).map(drop)
+}
+
+/// What of an action result no client should make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Stray {
+    #[error("{0}: the path {1}")]
+    Path(&'static str, BadPath),
+    #[error("{0}: the symlink {1}")]
+    Link(&'static str, BadTarget),
+}
+
+impl Stray {
+    /// The name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Path(_, BadPath::Empty) | Self::Link(_, BadTarget::Empty) => "empty_name",
+            Self::Path(_, BadPath::Absolute) => "absolute_path",
+            Self::Path(_, BadPath::Parent) => "parent_path",
+            Self::Path(_, BadPath::Nul) | Self::Link(_, BadTarget::Nul) => "nul_in_name",
+            Self::Link(_, BadTarget::Absolute | BadTarget::Outside) => "link_leaves_root",
+        }
+    }
+}
+
+/// Whether all that a valid action result has a client make stays below the working directory. What symlinks in its trees lead to is not
+/// looked at here; names in trees are, whenever the result is asked for.
+pub(crate) fn check_paths(message: &[u8]) -> Result<(), Stray> {
+    // What is malformed has been found before, or is kept as something that is no action result.
+    for field in Fields::of(message).map_while(Result::ok) {
+        let (name, is_link, output) = match field {
+            (2, Value::Bytes(it)) => ("output_files", false, it),
+            (3, Value::Bytes(it)) => ("output_directories", false, it),
+            (10, Value::Bytes(it)) => ("output_file_symlinks", true, it),
+            (11, Value::Bytes(it)) => ("output_directory_symlinks", true, it),
+            (12, Value::Bytes(it)) => ("output_symlinks", true, it),
+            _ => continue,
+        };
+        let (mut path, mut target) = (&b""[..], &b""[..]);
+        for field in Fields::of(output).map_while(Result::ok) {
+            match field {
+                (1, Value::Bytes(bytes)) => path = bytes,
+                (2, Value::Bytes(bytes)) => target = bytes,
+                _ => {}
+            }
+        }
+        // An output directory can be the working directory itself.
+        match check_path(path) {
+            Ok(()) | Err(BadPath::Empty) => {}
+            Err(why) => return Err(Stray::Path(name, why)),
+        }
+        if is_link {
+            check_target(path, target).map_err(|why| Stray::Link(name, why))?;
+        }
+    }
+    Ok(())
 }
 
 /// The blobs that an action result refers to.
@@ -246,7 +302,8 @@ impl Listing {
             match field? {
                 (1, Value::Bytes(file)) => self.files.push(node(function, file)?),
                 (2, Value::Bytes(child)) => self.directories.push(node(function, child)?),
-                (1 | 2, _) => return Err(Malformed),
+                (3, Value::Bytes(link)) => plain_name(link)?,
+                (1..=3, _) => return Err(Malformed),
                 _ => {}
             }
         }
@@ -256,6 +313,7 @@ impl Listing {
 
 /// The digest of a `FileNode` or `DirectoryNode`: both have it in the same place.
 fn node(function: DigestFunction, message: &[u8]) -> Result<Digest, Malformed> {
+    plain_name(message)?;
     let mut digest = SeenDigest::default();
     for field in Fields::of(message) {
         match field? {
@@ -266,6 +324,20 @@ fn node(function: DigestFunction, message: &[u8]) -> Result<Digest, Malformed> {
     }
     let digest = digest.digest(function, "node").map_err(|_| Malformed)?;
     digest.ok_or(Malformed)
+}
+
+/// Whether the name of a node, whatever its kind, is one of a directory's entries and not a path.
+fn plain_name(node: &[u8]) -> Result<(), Malformed> {
+    let mut name = &b""[..];
+    for field in Fields::of(node) {
+        match field? {
+            (1, Value::Bytes(bytes)) => name = bytes,
+            (1, _) => return Err(Malformed),
+            _ => {}
+        }
+    }
+    let is_path = matches!(name, b"." | b"..") || name.iter().any(|byte| matches!(byte, 0 | b'/'));
+    if is_path { Err(Malformed) } else { Ok(()) }
 }
 
 /// Reads a `Tree` as its bytes come, holding at most one of its directories.

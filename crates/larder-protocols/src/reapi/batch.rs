@@ -6,11 +6,11 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::OnceLock;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use larder_cache::{BlobName, Cache, Encoding};
-use larder_model::{Digest, ReadGrant};
+use larder_model::{Dialect, Digest, DigestFunction, ReadGrant};
 use larder_proto::{Message, rpc};
 
 use super::DECODED_BYTES_MAX;
@@ -41,7 +41,7 @@ struct Item {
 /// Stores blobs and answers with `BatchUpdateBlobsResponse`.
 pub(super) async fn update(call: &Call<'_>, message: &Bytes) -> Result<Vec<u8>, Refused> {
     let common = Common::read(message, 5, UPDATE)?;
-    let writer = call.writer(&common.instance)?;
+    let writer = call.writer(&common.instance).await?;
     let items = items(message)?;
     if items.iter().map(|item| item.data.len()).sum::<usize>() > BATCH_BYTES_MAX {
         return Err(Refused::BatchTooLarge);
@@ -69,28 +69,47 @@ pub(super) async fn update(call: &Call<'_>, message: &Bytes) -> Result<Vec<u8>, 
         let Some(stored) = while_good(writer, ended, stored).await else {
             return Ok(());
         };
-        stored?;
+        let dialect = Dialect::Cas(digest.function());
+        writer.note_stored(stored?, dialect, None, item.data.len() as u64);
         call.note_stored(grant, &digest);
         Ok(())
     });
     let found: Vec<Result<(), Refused>> = all(stores, AT_ONCE).await;
-    match ended.get() {
-        Some(ended) => Err(ended.clone().into()),
-        None => Ok(verdicts.fill(found)),
+    if let Some(ended) = ended.get() {
+        return Err(ended.clone().into());
+    }
+    note_refused(call, common.function, &found);
+    Ok(verdicts.fill(found))
+}
+
+/// Takes down what of a batch was refused; what concerns all of it is taken down where other calls are.
+fn note_refused(call: &Call<'_>, function: DigestFunction, found: &[Result<(), Refused>]) {
+    let (gateway, dialect) = (call.gateway, Dialect::Cas(function));
+    for refused in found.iter().filter_map(|found| found.as_ref().err()) {
+        gateway.note_refused_write(call.headers, call.origin, dialect, refused.reason());
     }
 }
 
 /// The output of `work`, which makes an entry visible without waiting for anything after its last poll began; so the credential is
-/// looked at before each. `None`: it has ended, as `ended` says, and with it the batch. What was stored before that stays.
+/// looked at before each, and a JWT that has lapsed is introduced again. `None`: it has ended, as `ended` says, and with it the
+/// batch. What was stored before that stays.
 async fn while_good<F: Future>(
     writer: &Writer<'_>,
     ended: &OnceLock<NotWritten>,
     work: F,
 ) -> Option<F::Output> {
     let mut work = pin!(work);
+    let mut introduction = None;
     poll_fn(|context| {
         if ended.get().is_some() {
             return Poll::Ready(None);
+        }
+        if introduction.is_none() && writer.lapsed() {
+            introduction = Some(Box::pin(writer.introduce()));
+        }
+        if let Some(under_way) = &mut introduction {
+            ready!(under_way.as_mut().poll(context));
+            introduction = None;
         }
         if let Err(why) = writer.still_good() {
             ended.get_or_init(|| why);

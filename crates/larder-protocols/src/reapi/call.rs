@@ -27,7 +27,7 @@ const HASH_TEXT_BYTES_MAX: usize = 200;
 pub(super) struct Call<'a> {
     pub gateway: &'a Gateway,
     pub headers: &'a HeaderMap,
-    pub origin: Origin,
+    pub origin: &'a Origin,
     pub client: Client,
 }
 
@@ -59,16 +59,18 @@ impl Call<'_> {
             Ok(caller) => Policy::read(&caller, instance.label.as_ref())
                 .map_err(|refusal| Absent::Unseen(refusal).into()),
             Err(NoCaller::OtherWorkspace) => Err(Absent::OtherWorkspace.into()),
+            Err(NoCaller::Expired) => Err(Absent::Expired.into()),
             Err(NoCaller::BadCredential(bad)) => Err(Refused::BadCredential(bad)),
         }
     }
 
     /// Where the caller may write.
-    pub(super) fn writer(&self, instance: &Instance) -> Result<Writer<'_>, Refused> {
+    pub(super) async fn writer(&self, instance: &Instance) -> Result<Writer<'_>, Refused> {
         let (named, label) = (instance.workspace.as_ref(), instance.label.as_ref());
         Ok(self
             .gateway
-            .writer(self.headers, named, label, self.origin)?)
+            .writer(self.headers, named, label, self.origin)
+            .await?)
     }
 
     /// Logs a write that was accepted.

@@ -10,7 +10,7 @@ use larder_proto::{Message, reapi, semver};
 
 use super::call::{Call, Common};
 use super::status::Refused;
-use crate::caller::default_workspace;
+use crate::caller::{NoCaller, default_workspace};
 
 /// The most bytes of blobs in a batch. Clients count blobs and receive messages: what is left of 4 MiB, the default limit of
 /// gRPC's libraries, is for what is around the blobs.
@@ -19,7 +19,16 @@ pub(super) const BATCH_BYTES_MAX: usize = (4 << 20) - (64 << 10);
 /// Answers with `ServerCapabilities`.
 pub(super) fn get(call: &Call<'_>, message: &[u8]) -> Result<Vec<u8>, Refused> {
     let instance = Common::read(message, u32::MAX, "GetCapabilitiesRequest")?.instance;
-    let caller = call.caller(&instance).map_err(Refused::of_no_caller)?;
+    let caller = match call.caller(&instance) {
+        Ok(caller) => caller,
+        // The build goes on without the cache: nothing is found and nothing stored.
+        Err(NoCaller::Expired) => {
+            let update_enabled = call.client.update_enabled(Refusal::ReadOnly);
+            let bytes_max = call.gateway.cache.entry_bytes_max(&default_workspace());
+            return Ok(capabilities(update_enabled, false, bytes_max).encode_to_vec());
+        }
+        Err(no_caller) => return Err(Refused::of_no_caller(no_caller)),
+    };
     let label = instance.label.as_ref();
     let readable = Policy::read(&caller, label);
     let update_enabled = match Policy::write(&caller, label) {
@@ -47,10 +56,21 @@ pub(super) fn get(call: &Call<'_>, message: &[u8]) -> Result<Vec<u8>, Refused> {
         Caller::LocalOperator => return Err(Refused::Policy(Refusal::ControlPlaneOnly)),
     };
     let blob_bytes_max = call.gateway.cache.entry_bytes_max(workspace);
-    Ok(capabilities(update_enabled, blob_bytes_max).encode_to_vec())
+    let trusted = caller.kind().writes_trusted();
+    Ok(capabilities(update_enabled, trusted, blob_bytes_max).encode_to_vec())
 }
 
-fn capabilities(update_enabled: bool, blob_bytes_max: u64) -> reapi::ServerCapabilities {
+fn capabilities(
+    update_enabled: bool,
+    trusted: bool,
+    blob_bytes_max: u64,
+) -> reapi::ServerCapabilities {
+    // Whoever may store none is told before: newer versions of Bazel then name the output that is one.
+    let absolute_symlinks = if trusted {
+        reapi::symlink_absolute_path_strategy::Value::Allowed
+    } else {
+        reapi::symlink_absolute_path_strategy::Value::Disallowed
+    };
     let zstd = vec![compressor(Encoding::Zstd)];
     let version = |minor| {
         Some(semver::SemVer {
@@ -73,8 +93,7 @@ fn capabilities(update_enabled: bool, blob_bytes_max: u64) -> reapi::ServerCapab
                 priorities: vec![any_priority],
             }),
             max_batch_total_size_bytes: i64::try_from(BATCH_BYTES_MAX).unwrap_or(i64::MAX),
-            symlink_absolute_path_strategy: reapi::symlink_absolute_path_strategy::Value::Allowed
-                as i32,
+            symlink_absolute_path_strategy: absolute_symlinks as i32,
             supported_compressors: zstd.clone(),
             supported_batch_update_compressors: zstd,
             max_cas_blob_size_bytes: i64::try_from(blob_bytes_max).unwrap_or(i64::MAX),

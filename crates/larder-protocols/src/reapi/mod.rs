@@ -16,7 +16,7 @@
 //! - There is no state between calls.
 //! - What a caller may not see is not found; only a bad credential is louder, at every call.
 
-mod action_cache;
+pub(crate) mod action_cache;
 pub(crate) mod action_result;
 mod batch;
 mod call;
@@ -30,6 +30,7 @@ pub(crate) mod fuzzing;
 pub(crate) mod read;
 mod request_metadata;
 mod resource_name;
+pub(crate) mod rewrites;
 pub(crate) mod routes;
 mod status;
 mod together;

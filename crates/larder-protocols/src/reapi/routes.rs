@@ -23,6 +23,7 @@ use super::status::{Absent, Counted, Refused};
 use super::tree::TreePages;
 use super::{action_cache, batch, capabilities, find_missing, read, tree, write};
 use crate::body::Body;
+use crate::caller::NoCaller;
 use crate::gateway::{Gateway, Origin};
 use crate::intake::{Intake, Room, SMALL_BYTES_MAX};
 use crate::unwind::{Panicked, caught};
@@ -133,7 +134,7 @@ impl From<Vec<u8>> for Reply {
 pub(crate) async fn answer<B>(
     gateway: &Gateway,
     head: &Parts,
-    origin: Origin,
+    origin: &Origin,
     intake: &mut Intake<'_, B>,
 ) -> Response<Body>
 where
@@ -197,8 +198,11 @@ where
 {
     if method != Method::HealthCheck {
         // Before anything is read: at every call a bad credential is what there is to say.
-        let caller = call.gateway.caller(call.headers, None, call.origin);
-        caller.map_err(Refused::of_no_caller)?;
+        match call.gateway.caller(call.headers, None, call.origin) {
+            Err(NoCaller::BadCredential(bad)) => return Err(Refused::BadCredential(bad)),
+            // What is soft is said by each method in its own way.
+            Ok(_) | Err(NoCaller::OtherWorkspace | NoCaller::Expired) => {}
+        }
     }
     if method == Method::Write {
         let response = write::answer(call, intake).await?;
@@ -296,6 +300,13 @@ async fn in_time<F: Future>(deadline: Option<Duration>, work: F) -> Option<F::Ou
 fn note_refused(call: &Call<'_>, method: Method, refused: &Refused) {
     let (metrics, reason) = (call.gateway.cache.metrics(), refused.reason());
     let (dialect, action) = (method.dialect(), method.action());
+    if let Refused::BadCredential(bad) = refused {
+        let gateway = call.gateway;
+        gateway.note_bad_credential(*bad, call.headers, call.origin);
+    } else if action == Action::Write {
+        let gateway = call.gateway;
+        gateway.note_refused_write(call.headers, call.origin, dialect, reason);
+    }
     let caller = call.gateway.caller(call.headers, None, call.origin);
     let principal = match &caller {
         Ok(Caller::Known(principal)) => Some((principal, principal.access().kind())),

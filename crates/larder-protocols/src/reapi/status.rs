@@ -17,7 +17,7 @@ use larder_grpc::{Code, Status};
 use larder_model::{DigestError, Refusal};
 
 use super::DECODED_BYTES_MAX;
-use super::action_result::Invalid;
+use super::action_result::{Invalid, Stray};
 use super::batch::BATCH_COUNT_MAX;
 use super::capabilities::BATCH_BYTES_MAX;
 use super::fields::Malformed;
@@ -42,6 +42,9 @@ pub(super) enum Refused {
     /// A good credential of another workspace than the instance name names.
     #[error("this token belongs to another workspace than the instance name names")]
     OtherWorkspace,
+    /// A credential that was good and is over, or cannot be judged for now.
+    #[error("this credential's time is over, or it cannot be checked for now; nothing is stored")]
+    Expired,
     /// What the credential may do was changed while its bytes were on their way.
     #[error("this token was changed during the upload")]
     CallerChanged,
@@ -66,6 +69,9 @@ pub(super) enum Refused {
     Malformed(&'static str),
     #[error("the action result cannot be stored: {0}")]
     ActionResult(Invalid),
+    /// It is valid, but would have clients make something elsewhere, and its writer is not trusted.
+    #[error("the action result is not stored: {0}")]
+    Stray(Stray),
     /// The frames around messages are wrong; what gRPC itself says.
     #[error("{}", framing_text(.status, *.message_bytes_max))]
     Framing {
@@ -124,6 +130,10 @@ pub(super) enum Absent {
         "nothing is found here: this token belongs to another workspace than the instance name names"
     )]
     OtherWorkspace,
+    #[error(
+        "nothing is found here: this credential's time is over, or it cannot be checked for now"
+    )]
+    Expired,
 }
 
 /// A rule between the messages of an upload that was broken.
@@ -174,6 +184,7 @@ impl Refused {
         match no_caller {
             NoCaller::BadCredential(bad) => Self::BadCredential(bad),
             NoCaller::OtherWorkspace => Self::OtherWorkspace,
+            NoCaller::Expired => Self::Expired,
         }
     }
 
@@ -191,7 +202,9 @@ impl Refused {
             Self::NoSuchMethod | Self::NotOneMessage => Code::Unimplemented,
             Self::NoSuchService | Self::Absent(_) => Code::NotFound,
             Self::BadCredential(_) => Code::Unauthenticated,
-            Self::OtherWorkspace | Self::CallerChanged | Self::Policy(_) => Code::PermissionDenied,
+            Self::OtherWorkspace | Self::Expired | Self::CallerChanged | Self::Policy(_) => {
+                Code::PermissionDenied
+            }
             Self::Instance(_)
             | Self::ResourceName(_)
             | Self::Digest { .. }
@@ -199,6 +212,7 @@ impl Refused {
             | Self::Compressor(_)
             | Self::Malformed(_)
             | Self::ActionResult(_)
+            | Self::Stray(_)
             | Self::BatchTooLarge
             | Self::BatchDecodesTooLarge
             | Self::BatchTooLong
@@ -233,6 +247,7 @@ impl Refused {
             Self::NoSuchMethod | Self::NoSuchService => "no_method",
             Self::BadCredential(_) => "bad_credential",
             Self::OtherWorkspace | Self::Absent(Absent::OtherWorkspace) => "other_workspace",
+            Self::Expired | Self::Absent(Absent::Expired) => "expired_credential",
             Self::CallerChanged => "caller_changed",
             Self::Policy(refusal) | Self::Absent(Absent::Unseen(refusal)) => {
                 refusal_reason(*refusal)
@@ -246,6 +261,7 @@ impl Refused {
             Self::Malformed(_) | Self::NotOneMessage => "malformed",
             Self::Framing { .. } => "framing",
             Self::ActionResult(_) => "action_result",
+            Self::Stray(_) => "hostile_paths",
             Self::BatchTooLarge
             | Self::BatchDecodesTooLarge
             | Self::BatchTooLong
@@ -277,9 +293,10 @@ impl Refused {
             | Self::NoSuchService
             | Self::BadCredential(_)
             | Self::OtherWorkspace
+            | Self::Expired
             | Self::CallerChanged
             | Self::Policy(_)
-            | Self::Absent(Absent::Unseen(_) | Absent::OtherWorkspace)
+            | Self::Absent(Absent::Unseen(_) | Absent::OtherWorkspace | Absent::Expired)
             | Self::Instance(_)
             | Self::ResourceName(_)
             | Self::Digest { .. }
@@ -287,6 +304,7 @@ impl Refused {
             | Self::Compressor(_)
             | Self::Malformed(_)
             | Self::ActionResult(_)
+            | Self::Stray(_)
             | Self::Framing { .. }
             | Self::NotOneMessage
             | Self::BatchTooLarge

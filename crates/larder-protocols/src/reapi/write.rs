@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use larder_cache::{BlobName, Encoding, PutStart, Upload};
 use larder_grpc::{Deframer, Event};
+use larder_model::Dialect;
 
 use super::call::Call;
 use super::fields::{Fields, Malformed, Value, put_varint};
@@ -158,7 +159,7 @@ impl<'a> Writing<'a> {
             return Err(OutOfOrder::NoName.into());
         }
         let name = ResourceName::of_write(name)?;
-        let writer = self.call.writer(&name.instance)?;
+        let writer = self.call.writer(&name.instance).await?;
         let (blob, encoding) = (BlobName::from(&name.digest), name.encoding);
         let body_bytes = (encoding == Encoding::Identity).then_some(name.digest.size());
         let cache = &self.call.gateway.cache;
@@ -197,7 +198,9 @@ impl<'a> Writing<'a> {
         else {
             return Ok(response);
         };
-        writer.finish(upload).await?;
+        let stored = writer.finish(upload).await?;
+        let dialect = Dialect::Cas(name.digest.function());
+        writer.note_stored(stored, dialect, None, self.received);
         self.call.note_stored(&writer.grant, &name.digest);
         Ok(response)
     }

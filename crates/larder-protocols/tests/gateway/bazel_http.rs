@@ -11,7 +11,7 @@ use http::header::AUTHORIZATION;
 use larder_cache::CacheLimits;
 use larder_model::{Access, BlobHash};
 use larder_proto::{Message as _, reapi as re};
-use larder_protocols::{OPENAPI_JSON, Origin};
+use larder_protocols::OPENAPI_JSON;
 use serde_json::{Value, json};
 
 const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -73,7 +73,7 @@ async fn send(
         request = request.header(*name, *value);
     }
     house
-        .exchange(Origin::Tcp, request.body(body).unwrap())
+        .exchange(crate::house::tcp(), request.body(body).unwrap())
         .await
 }
 

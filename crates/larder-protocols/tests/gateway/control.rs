@@ -2,7 +2,10 @@
 
 use crate::house::{Answer, House, Pieces};
 use larder_model::Access;
-use larder_protocols::control::{ErrorResponse, PurgeResponse, StatsResponse, VerifyLine};
+use larder_protocols::control::{
+    ChangeResponse, EntriesResponse, EntryState, ErrorResponse, ExportRequest, Line, StatsResponse,
+    VerifyResponse,
+};
 use larder_protocols::{OPENAPI_JSON, Origin};
 
 const K: &str = "/v1/cache/1";
@@ -18,7 +21,7 @@ async fn house() -> House {
 }
 
 async fn call(house: &House, token: &str, operation: &str, body: &str) -> Answer {
-    let method = if operation == "stats" { "GET" } else { "POST" };
+    let method = method(operation);
     let path = format!("/v1/control/{operation}");
     house
         .send(
@@ -31,12 +34,19 @@ async fn call(house: &House, token: &str, operation: &str, body: &str) -> Answer
 }
 
 async fn call_locally(house: &House, operation: &str, body: &str) -> Answer {
-    let method = if operation == "stats" { "GET" } else { "POST" };
+    let method = method(operation);
     let path = format!("/v1/control/{operation}");
     let body = Pieces::whole(body.as_bytes());
     house
         .send_from(Origin::ControlSocket, method, &path, &[], body)
         .await
+}
+
+fn method(operation: &str) -> &'static str {
+    match operation {
+        "stats" | "nondeterministic" => "GET",
+        _ => "POST",
+    }
 }
 
 fn check_error(answer: &Answer, status: u16, text: &str) {
@@ -49,46 +59,43 @@ fn check_error(answer: &Answer, status: u16, text: &str) {
 #[tokio::test]
 async fn an_admin_token_purges_its_own_workspace_and_the_operator_any() {
     let house = house().await;
-    let purged =
-        |answer: &Answer| -> PurgeResponse { serde_json::from_str(answer.text()).unwrap() };
+    let purged = |answer: &Answer| {
+        let done: ChangeResponse = serde_json::from_str(answer.text()).unwrap();
+        (done.dry_run, done.entries, done.bytes)
+    };
     let dry = call(&house, "admin", "purge", r#"{"key": "1", "dry_run": true}"#).await;
-    assert_eq!(
-        purged(&dry),
-        PurgeResponse {
-            dry_run: true,
-            entries: 1,
-            bytes: 4
-        }
-    );
+    assert_eq!(purged(&dry), (true, 1, 4));
     let foreign = call(&house, "admin", "purge", r#"{"workspace": "other"}"#).await;
     check_error(&foreign, 403, "acme");
     let own = call(&house, "admin", "purge", r#"{"everything": true}"#).await;
-    assert_eq!(
-        purged(&own),
-        PurgeResponse {
-            dry_run: false,
-            entries: 1,
-            bytes: 4
-        }
-    );
+    assert_eq!(purged(&own), (false, 1, 4));
     assert_eq!(house.get("trunk", K).await.status.as_u16(), 404);
     assert_eq!(house.get("tenant", K).await.brief(), (200, &b"other"[..]));
     let any = call_locally(&house, "purge", r#"{"workspace": "other"}"#).await;
-    assert_eq!(purged(&any).entries, 1);
+    assert_eq!(purged(&any), (false, 1, 5));
     assert_eq!(house.get("tenant", K).await.status.as_u16(), 404);
 }
 
 #[tokio::test]
 async fn nobody_else_gets_anywhere_and_a_failed_purge_removes_nothing() {
     let house = house().await;
-    for operation in ["purge", "stats", "verify"] {
+    for operation in [
+        "purge",
+        "quarantine",
+        "release",
+        "entries",
+        "export",
+        "stats",
+        "nondeterministic",
+        "verify",
+    ] {
         let body = r#"{"everything": true}"#;
         check_error(
             &call(&house, "trunk", operation, body).await,
             403,
             "not for administration",
         );
-        let method = if operation == "stats" { "GET" } else { "POST" };
+        let method = method(operation);
         let path = format!("/v1/control/{operation}");
         let body = Pieces::whole(body.as_bytes());
         check_error(
@@ -154,7 +161,7 @@ async fn verify_reports_line_by_line_and_ends_with_its_result() {
     check_error(&call(&house, "admin", "verify", "").await, 403, "operator");
     let answer = call_locally(&house, "verify", "").await;
     assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
-    let lines: Vec<VerifyLine> = answer
+    let lines: Vec<Line<VerifyResponse>> = answer
         .text()
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -162,16 +169,133 @@ async fn verify_reports_line_by_line_and_ends_with_its_result() {
     let (last, progress) = lines.split_last().unwrap();
     assert_eq!(
         *last,
-        VerifyLine::Result {
+        Line::Result(VerifyResponse {
             entries: 2,
             bytes: 9,
             corrupt: 0
-        }
+        })
     );
     assert!(
         progress
             .iter()
-            .all(|line| matches!(line, VerifyLine::Progress { .. }))
+            .all(|line| matches!(line, Line::Progress { .. }))
+    );
+}
+
+fn entries(answer: &Answer) -> EntriesResponse {
+    serde_json::from_str(answer.text()).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_in_quarantine_is_a_miss_is_listed_with_its_writer_exported_and_released() {
+    let house = house().await;
+    let all = r#"{"everything": true}"#;
+    let held = call(&house, "admin", "quarantine", r#"{"scope": "trusted"}"#).await;
+    let held: ChangeResponse = serde_json::from_str(held.text()).unwrap();
+    assert_eq!((held.entries, held.rows.len()), (1, 1));
+    assert_eq!(house.get("trunk", K).await.status.as_u16(), 404);
+    assert_eq!(house.get("tenant", K).await.brief(), (200, &b"other"[..]));
+
+    let listed = entries(&call(&house, "admin", "entries", all).await);
+    let [entry] = &listed.entries[..] else {
+        panic!("{listed:?}")
+    };
+    assert_eq!(
+        (entry.state, entry.key.as_str()),
+        (EntryState::Quarantined, "1")
+    );
+    let mut export = ExportRequest {
+        workspace: "acme".to_owned(),
+        scope: entry.scope.clone(),
+        dialect: entry.dialect.clone(),
+        key_bytes: entry.key_bytes.clone(),
+        sequence: None,
+    };
+    let message = |export: &ExportRequest| serde_json::to_string(export).unwrap();
+    let served = call(&house, "admin", "export", &message(&export)).await;
+    check_error(&served, 404, "no such entry");
+    export.sequence = Some(entry.sequence);
+    let bytes = call(&house, "admin", "export", &message(&export)).await;
+    assert_eq!(bytes.brief(), (200, &b"acme"[..]));
+    assert_eq!(bytes.header("content-length"), Some("4"));
+    export.workspace = "other".to_owned();
+    let foreign = call(&house, "admin", "export", &message(&export)).await;
+    check_error(&foreign, 403, "acme");
+
+    let released = call(&house, "admin", "release", all).await;
+    let released: ChangeResponse = serde_json::from_str(released.text()).unwrap();
+    assert_eq!((released.entries, released.refused), (1, 0));
+    assert_eq!(house.get("trunk", K).await.brief(), (200, &b"acme"[..]));
+}
+
+#[tokio::test]
+async fn a_writer_that_the_ledger_does_not_know_is_an_error_and_changes_nothing() {
+    let house = house().await;
+    for body in [
+        r#"{"run": "4711"}"#,
+        r#"{"run": "4711", "scope": "trusted"}"#,
+        r#"{"commit": "c0ffee", "dry_run": true, "progress": true}"#,
+        r#"{"token": 999999}"#,
+    ] {
+        for operation in ["purge", "quarantine", "release", "entries"] {
+            check_error(
+                &call(&house, "admin", operation, body).await,
+                400,
+                "no writer matches",
+            );
+        }
+    }
+    let both = call(
+        &house,
+        "admin",
+        "purge",
+        r#"{"everything": true, "run": "1"}"#,
+    )
+    .await;
+    check_error(&both, 400, "no other condition");
+    assert_eq!(house.get("trunk", K).await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn a_change_reports_line_by_line_and_ends_with_its_result() {
+    let house = house().await;
+    let body = r#"{"scope": "trusted", "progress": true}"#;
+    let answer = call(&house, "admin", "quarantine", body).await;
+    assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
+    let last = answer.text().lines().last().unwrap();
+    let Line::Result(done) = serde_json::from_str::<Line<ChangeResponse>>(last).unwrap() else {
+        panic!("{last}")
+    };
+    assert_eq!(done.entries, 1);
+}
+
+#[tokio::test]
+async fn a_change_is_in_the_audit_before_and_after() {
+    let house = house().await;
+    call(&house, "admin", "quarantine", r#"{"scope": "trusted"}"#).await;
+    call(
+        &house,
+        "admin",
+        "purge",
+        r#"{"scope": "trusted", "dry_run": true}"#,
+    )
+    .await;
+    let filter = larder_ledger::AuditFilter::default();
+    let rows = house.ledger.audit(&filter, 0, 1000).await.unwrap();
+    let acts: Vec<(&str, &str, u64)> = rows
+        .iter()
+        .map(|row| {
+            (
+                row.row.action.as_str(),
+                row.row.outcome.as_str(),
+                row.row.count,
+            )
+        })
+        .filter(|(action, ..)| ["quarantine", "purge"].contains(action))
+        .collect();
+    assert_eq!(
+        acts,
+        [("quarantine", "requested", 0), ("quarantine", "done", 1)]
     );
 }
 

@@ -1,12 +1,13 @@
 //! A gateway over real pools in a directory of its own, and requests to it without a network.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
@@ -17,11 +18,13 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use larder_auth::{Authenticator, TokenGrant, TokenSecret};
 use larder_cache::{Cache, CacheLimits, CacheMetrics, PoolHandle, PoolPair};
+use larder_ledger::Ledger;
 use larder_model::Access;
-use larder_protocols::{BodyLimits, Gateway, Origin, WorkspaceTable};
+use larder_protocols::{BodyLimits, Gateway, Journal, Origin, Peer, WorkspaceTable};
 use larder_store::{Pool, PoolOptions, RealDisk};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use crate::log;
 
@@ -140,7 +143,9 @@ pub(crate) struct House {
     pub(crate) cache: Arc<Cache>,
     pub(crate) pair: PoolPair,
     pub(crate) gateway: Arc<Gateway>,
-    authenticator: Arc<Authenticator>,
+    pub(crate) ledger: Ledger,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) authenticator: Arc<Authenticator>,
     tokens: HashMap<String, TokenSecret>,
     grants: Vec<TokenGrant>,
 }
@@ -166,20 +171,26 @@ impl House {
         let authenticator = Arc::new(Authenticator::new());
         let workspaces = [("default", false), ("acme", false), ("open", true)]
             .map(|(name, public)| (name.parse().unwrap(), public));
+        let dir = TempDir::new().unwrap();
+        let ledger = open_ledger(&dir.path().join("ledger.sqlite"));
+        let journal = Arc::new(Journal::new(now_ms));
         let gateway = Arc::new(Gateway::new(
             cache.clone(),
             authenticator.clone(),
             WorkspaceTable::new(workspaces),
+            ledger.clone(),
+            journal.clone(),
             BodyLimits::default(),
             now_ms,
         ));
-        let dir = TempDir::new().unwrap();
         let (tokens, grants) = (HashMap::new(), Vec::new());
         Self {
             dir,
             cache,
             pair,
             gateway,
+            ledger,
+            journal,
             authenticator,
             tokens,
             grants,
@@ -195,11 +206,26 @@ impl House {
         handle.load(|| Pool::open(Arc::new(RealDisk), &dir, options));
     }
 
+    /// Changes the ledger's file behind its back.
+    pub(crate) async fn alter_ledger(&self, sql: &'static str) {
+        let path = self.dir.path().join("ledger.sqlite");
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+        let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+        pool.close().await;
+    }
+
     /// Adds a token that requests can name from now on.
     pub(crate) fn token(&mut self, name: &str, workspace: &str, access: Access) {
+        let id = self.grants.len() as u64 + 1;
+        self.token_of(name, id, workspace, access);
+    }
+
+    /// The same with a writer's id.
+    pub(crate) fn token_of(&mut self, name: &str, id: u64, workspace: &str, access: Access) {
         let secret = TokenSecret::generate();
         self.grants.push(TokenGrant {
-            id: self.grants.len() as u64 + 1,
+            id,
             hash: secret.hash(),
             workspace: workspace.parse().unwrap(),
             access,
@@ -274,7 +300,7 @@ impl House {
         auth: &[String],
         body: Pieces,
     ) -> Answer {
-        self.send_from(Origin::Tcp, method, path, auth, body).await
+        self.send_from(tcp(), method, path, auth, body).await
     }
 
     pub(crate) async fn send_from(
@@ -332,9 +358,37 @@ impl House {
     }
 }
 
-fn now_ms() -> u64 {
+thread_local! {
+    static LATER_MS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The time by the clock of the houses of this thread.
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::UNIX_EPOCH.elapsed();
-    since.unwrap().as_millis() as u64
+    since.unwrap().as_millis() as u64 + LATER_MS.get()
+}
+
+/// Sets the clock of the houses of this thread forward.
+pub(crate) fn later(ms: u64) {
+    LATER_MS.set(LATER_MS.get() + ms);
+}
+
+/// A client's connection.
+pub(crate) fn tcp() -> Origin {
+    Origin::Tcp(Arc::new(Peer {
+        address: "192.0.2.7".parse().unwrap(),
+        encrypted: true,
+        certificate: None,
+    }))
+}
+
+/// Opens a ledger for a function that does not wait: on a runtime that all tests share.
+fn open_ledger(path: &Path) -> Ledger {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| RUNTIME.block_on(Ledger::open(path)));
+        opening.join().unwrap().unwrap()
+    })
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {

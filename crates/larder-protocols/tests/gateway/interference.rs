@@ -11,7 +11,6 @@ use std::time::Duration;
 use http::Request;
 use http::header::AUTHORIZATION;
 use larder_proto::{Message, reapi as re};
-use larder_protocols::Origin;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tokio::time::Instant;
@@ -138,7 +137,7 @@ impl Step {
         let body = Pieces::new(&[body], Some(body.len() as u64), self.end).0;
         let request = Request::put(path).header(AUTHORIZATION, house.bearer(self.who));
         house
-            .exchange(Origin::Tcp, request.body(body).unwrap())
+            .exchange(crate::house::tcp(), request.body(body).unwrap())
             .await
     }
 

@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 #![expect(clippy::print_stdout, reason = "a test says the seed that repeats it")]
 
+mod archives;
+mod audit;
 mod bazel_http;
 mod control;
 mod house;
+mod identity;
+mod incidents;
 mod interference;
 mod log;
 mod nx;

@@ -290,7 +290,7 @@ async fn a_refused_client_that_waits_for_a_go_ahead_is_not_made_to_send() {
         .body(body)
         .unwrap();
     check_line(
-        &house.exchange(Origin::Tcp, request).await,
+        &house.exchange(crate::house::tcp(), request).await,
         403,
         "only read",
     );
@@ -364,7 +364,7 @@ async fn the_control_socket_reads_and_writes_no_entries() {
     let auth = [house.bearer("trunk")];
     let socket = Origin::ControlSocket;
     let get = house
-        .send_from(socket, "GET", ENTRY, &auth, Pieces::whole(b""))
+        .send_from(socket.clone(), "GET", ENTRY, &auth, Pieces::whole(b""))
         .await;
     check_bare(&get, 404);
     let put = house

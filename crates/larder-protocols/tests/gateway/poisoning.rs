@@ -141,14 +141,16 @@ async fn when_trunk_loses_an_entry_the_pull_requests_does_not_take_its_place() {
     puts(&house, "pr7", b"poison", 200).await;
     puts(&house, "trunk", b"trunk", 200).await;
     let grant = larder_model::Policy::admin(&larder_model::Caller::LocalOperator).unwrap();
-    let filter = larder_cache::PurgeFilter {
+    let filter = larder_cache::EntryFilter {
         scope: Some(larder_model::Scope::Trusted),
-        ..larder_cache::PurgeFilter::default()
+        ..larder_cache::EntryFilter::default()
     };
-    let purge = larder_cache::Purge::Matching(filter);
+    let purge = larder_cache::Selection::Matching(filter);
     house
         .cache
-        .purge(&grant, purge, false, |_, _| true)
+        .change(&grant, larder_cache::Change::Purge, purge, false, |_, _| {
+            true
+        })
         .await
         .unwrap();
     reads(&house, "trunk", None).await;

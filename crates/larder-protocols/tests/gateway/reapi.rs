@@ -6,7 +6,6 @@ use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use larder_model::Access;
 use larder_proto::{Message, bytestream, reapi};
-use larder_protocols::Origin;
 
 use crate::house::{End, House, Pieces};
 
@@ -105,7 +104,11 @@ impl<'h> Client<'h> {
             request = request.header(name, value);
         }
         let request = request.body(body).unwrap();
-        let response = self.house.gateway.handle(request, Origin::Tcp).await;
+        let response = self
+            .house
+            .gateway
+            .handle(request, crate::house::tcp())
+            .await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "application/grpc");
         let (head, body) = response.into_parts();

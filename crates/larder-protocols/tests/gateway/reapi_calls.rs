@@ -66,6 +66,10 @@ async fn capabilities_say_what_the_server_does() {
     assert_eq!(cache.max_batch_total_size_bytes, (4 << 20) - (64 << 10));
     assert_eq!(cache.max_cas_blob_size_bytes, 2 << 30);
     assert_eq!(cache.symlink_absolute_path_strategy, 2);
+    let reply: reapi::ServerCapabilities =
+        capabilities(&Client::new(&house, "pr7")).await.message();
+    let of_request = reply.cache_capabilities.unwrap();
+    assert_eq!(of_request.symlink_absolute_path_strategy, 1);
     let priorities = cache.cache_priority_capabilities.unwrap().priorities;
     assert_eq!(
         (priorities[0].min_priority, priorities[0].max_priority),
@@ -344,7 +348,7 @@ async fn an_answer_that_nobody_reads_keeps_its_memory() {
             .header("grpc-timeout", "10m")
             .body(Pieces::whole(&framed))
             .unwrap();
-        house.gateway.handle(request, larder_protocols::Origin::Tcp)
+        house.gateway.handle(request, crate::house::tcp())
     };
     let mut unread = Vec::new();
     loop {

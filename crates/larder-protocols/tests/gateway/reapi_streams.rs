@@ -383,7 +383,7 @@ fn a_panic_behind_the_head_of_an_answer_ends_that_answer_alone() {
             .header("authorization", house.bearer("trunk"))
             .body(Pieces::whole(&larder_grpc::frame(&message)))
             .unwrap();
-        let answer = house.gateway.handle(request, larder_protocols::Origin::Tcp);
+        let answer = house.gateway.handle(request, crate::house::tcp());
         answer.await.into_body()
     });
     // Decoding takes a thread of the runtime, and panics where there is none.

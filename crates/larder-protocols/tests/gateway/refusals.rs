@@ -79,7 +79,7 @@ async fn a_credential_that_ends_before_its_upload_does_is_logged_with_its_writer
         request = request.header("content-type", kind);
         request = request.header("authorization", house.bearer("trunk"));
         house
-            .exchange(larder_protocols::Origin::Tcp, request.body(body).unwrap())
+            .exchange(crate::house::tcp(), request.body(body).unwrap())
             .await;
         let (lines, text) = (log::kept(), "a credential ended before its upload did");
         let line = lines.iter().find(|(_, line)| line.contains(text));

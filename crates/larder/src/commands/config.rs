@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::cli::{ConfigCommand, PlaceArgs};
 use crate::config::{Budgets, Settings, duration_text, page, size_text};
-use crate::{exposure, place, pools, terminal};
+use crate::net::Tls;
+use crate::{exposure, identity, place, pools, terminal};
 
 pub(super) fn run(command: &ConfigCommand) -> anyhow::Result<()> {
     match command {
@@ -18,6 +19,10 @@ pub(super) fn run(command: &ConfigCommand) -> anyhow::Result<()> {
 fn check(args: &PlaceArgs) -> anyhow::Result<()> {
     let settings = place::settings(args.config.as_deref(), &args.values())?;
     exposure::check(settings.http.listen, settings.http.insecure_http)?;
+    if let Some(tls) = &settings.tls {
+        Tls::load(tls.files.clone())?;
+    }
+    identity::trust(&settings.identity)?;
     let budgets = Budgets::plan(
         &settings,
         pools::disk_figures(existing(&settings.store.data_dir), &settings)?,
@@ -38,10 +43,13 @@ fn summary(settings: &Settings, budgets: &Budgets) -> String {
     let mut line = |name: &str, value: String| {
         writeln!(text, "  {name:<22} {value}").expect("a string takes every write");
     };
-    line(
-        "listens on",
-        format!("http://{}{}", settings.http.listen, settings.http.base_path),
-    );
+    let base_path = &settings.http.base_path;
+    if let Some(address) = settings.http.listen {
+        line("listens on", format!("http://{address}{base_path}"));
+    }
+    if let Some(tls) = &settings.tls {
+        line("listens on", format!("https://{}{base_path}", tls.listen));
+    }
     line(
         "keeps data in",
         place::absolute(&settings.store.data_dir)

@@ -28,7 +28,7 @@ use crate::start::{self, Engine};
 use crate::{control_socket, logging, place, pools};
 
 /// The most bytes of an answer that is held in memory: ten thousand scopes with long names.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// How long a command waits for a server to follow. It follows within a second by itself.
 const TOLD_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -63,7 +63,8 @@ impl Control {
         let advice = "it is another command at work, or a server that starts or stops; try again when it is done";
         let lock = start::lock(data_dir, advice)?;
         logging::start(LogFormat::Human, tracing::Level::WARN)?;
-        let engine = Engine::open(lock, &settings, Purpose::Command)?;
+        let ledger = place::ledger(data_dir).await?;
+        let engine = Engine::open(lock, ledger, &settings, Purpose::Command)?;
         engine.pools.loaded().await;
         Ok(Self::Here(Box::new(engine)))
     }
@@ -82,6 +83,7 @@ impl Control {
             .body(Full::new(message))?;
         let response = match self {
             Self::Server { sender, .. } => {
+                sender.ready().await.context("the server broke off")?;
                 let response = sender.send_request(request).await;
                 response
                     .context("the server broke off")?

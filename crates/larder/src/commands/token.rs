@@ -45,7 +45,7 @@ async fn create(args: TokenCreateArgs) -> anyhow::Result<()> {
     let kind = access_kind(args.access);
     if args.scope.is_some() && !matches!(kind, AccessKind::Isolated | AccessKind::Gate) {
         anyhow::bail!(
-            "--scope is for isolated tokens: a {} token has no scope of its own",
+            "--scope is for isolated and gate tokens: a {} token has no scope of its own",
             kind.name()
         );
     }

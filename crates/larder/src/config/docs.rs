@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{Key, WORKSPACE_SECTION};
+use super::keys::{Key, WORKSPACE_SECTION, title};
 
 const INTRODUCTION: &str = "\
 # Configuration
@@ -18,7 +18,7 @@ precedence, from
 3. flags of `larder serve`.
 
 An unknown key is an error, and so is an unknown variable that begins with `LARDER_`, apart from
-those of Kubernetes' service links and those that end in `_TOKEN`. `larder config check` reports
+those of Kubernetes' service links, `LARDER_SERVER`, `LARDER_AUDIENCE` and those that end in `_TOKEN`. `larder config check` reports
 every problem at once, with its key and line, and what the file means on this disk.
 
 Sizes have a unit: `50GiB`, `1.5TB`, `512MiB`. Durations as well: `30s`, `1h`, `90d`. A percentage is
@@ -40,11 +40,7 @@ them. Pools of its own end that for a workspace, at the price of a fixed part of
 pub(crate) fn page() -> String {
     let mut page = INTRODUCTION.to_owned();
     for section in Key::sections() {
-        let title = match section {
-            WORKSPACE_SECTION => "[workspace.NAME]".to_owned(),
-            section => format!("[{section}]"),
-        };
-        writeln!(page, "\n## `{title}`").expect("a string takes every write");
+        writeln!(page, "\n## `{}`", title(section)).expect("a string takes every write");
         if section == WORKSPACE_SECTION {
             page.push_str(SHARING);
         }

@@ -6,8 +6,11 @@
 //! `docs/config.md` come from it.
 
 mod budgets;
+mod ci;
 mod docs;
+mod identity;
 mod keys;
+mod network;
 mod problem;
 mod quantity;
 mod raw;
@@ -20,11 +23,15 @@ use std::path::Path;
 pub(crate) use budgets::{Budgets, DiskFigures, PoolName, WORKSPACE_POOLS};
 pub(crate) use docs::page;
 pub(crate) use keys::Key;
+pub(crate) use network::Network;
 pub(crate) use problem::{Origin, Problem, Problems};
 pub(crate) use quantity::{duration_text, parse_duration, size_text};
 pub(crate) use raw::RawConfig;
 pub(crate) use resolve::parse_listen;
-pub(crate) use settings::{HttpSettings, LogFormat, MetricsAudience, Settings};
+pub(crate) use settings::{
+    AuditSettings, ClientCertificates, HttpSettings, IdentitySettings, IssuerKeysAt,
+    IssuerSettings, LogFormat, MetricsAudience, Settings, TlsFiles,
+};
 
 /// Reads `file` (if there is one), the environment and the values of flags, in rising order of
 /// precedence.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Key, WORKSPACE_SECTION};
+use super::keys::{CERTIFICATE_SECTION, CI_SECTION, ISSUER_SECTION, Key, WORKSPACE_SECTION, title};
 use super::problem::{Origin, Problem, Problems};
 
 /// A value as it was written.
@@ -18,6 +18,10 @@ pub(crate) enum RawValue {
     Boolean(bool),
     /// A path that is no UTF-8, which only the environment and flags can hold.
     Path(PathBuf),
+    /// A list.
+    List(Vec<RawValue>),
+    /// A table as a value, in the order of its names.
+    Table(Vec<(String, RawValue)>),
     /// A value of a kind that no key takes, by its TOML name.
     Other(&'static str),
 }
@@ -34,13 +38,27 @@ pub(crate) struct Written {
 pub(crate) struct RawConfig {
     values: BTreeMap<Key, Written>,
     workspaces: BTreeMap<String, RawWorkspace>,
+    issuers: BTreeMap<String, RawTable>,
 }
 
-/// One `[workspace.NAME]` table.
+/// A table that has a name of its own, such as `[issuer.NAME]`.
+#[derive(Debug)]
+pub(crate) struct RawTable {
+    pub(crate) origin: Origin,
+    /// The table's name from the top: `issuer.NAME`.
+    pub(crate) path: String,
+    pub(crate) values: BTreeMap<Key, Written>,
+}
+
+/// One `[workspace.NAME]` table, and the tables below it.
 #[derive(Debug)]
 pub(crate) struct RawWorkspace {
     pub(crate) origin: Origin,
     pub(crate) values: BTreeMap<Key, Written>,
+    /// `[workspace.NAME.ci.RULE]` by rule.
+    pub(crate) ci: BTreeMap<String, RawTable>,
+    /// `[workspace.NAME.certificate.RULE]` by rule.
+    pub(crate) certificates: BTreeMap<String, RawTable>,
 }
 
 impl RawConfig {
@@ -52,6 +70,13 @@ impl RawConfig {
     /// The workspaces' tables by name.
     pub(crate) fn workspaces(&self) -> impl Iterator<Item = (&str, &RawWorkspace)> {
         self.workspaces
+            .iter()
+            .map(|(name, table)| (name.as_str(), table))
+    }
+
+    /// The tables of issuers by name.
+    pub(crate) fn issuers(&self) -> impl Iterator<Item = (&str, &RawTable)> {
+        self.issuers
             .iter()
             .map(|(name, table)| (name.as_str(), table))
     }
@@ -87,11 +112,15 @@ impl RawConfig {
             };
             if section == WORKSPACE_SECTION {
                 self.read_workspaces(table, &at, problems);
-            } else if Key::sections().contains(&section) {
-                let values = read_table(section, section, table, &at, problems);
+            } else if section == ISSUER_SECTION {
+                let tables = read_named(ISSUER_SECTION, ISSUER_SECTION, table, &at, problems);
+                self.issuers.extend(tables);
+            } else if Key::sections().contains(&section) && !section.contains('.') {
+                let values = read_table(section, section, table, &[], &at, problems);
                 self.values.extend(values);
             } else {
-                let hint = did_you_mean(section, Key::sections().into_iter());
+                let top = Key::sections().into_iter();
+                let hint = did_you_mean(section, top.filter(|known| !known.contains('.')));
                 let message = format!("there is no section [{}]{hint}", section.escape_debug());
                 problems.push(Problem {
                     origin,
@@ -105,6 +134,13 @@ impl RawConfig {
         self.values.retain(whole);
         for workspace in self.workspaces.values_mut() {
             workspace.values.retain(whole);
+            let below = workspace.ci.values_mut();
+            for table in below.chain(workspace.certificates.values_mut()) {
+                table.values.retain(whole);
+            }
+        }
+        for issuer in self.issuers.values_mut() {
+            issuer.values.retain(whole);
         }
     }
 
@@ -114,22 +150,37 @@ impl RawConfig {
         at: &dyn Fn(usize) -> Origin,
         problems: &mut Problems,
     ) {
-        for (name, table) in tables {
-            let origin = at(name.span().start);
-            let name = name.get_ref().to_string();
-            let path = format!("{WORKSPACE_SECTION}.{name}");
-            let DeValue::Table(table) = table.get_ref() else {
-                let message = format!("write [{WORKSPACE_SECTION}.NAME] and the key below it");
-                problems.push(Problem {
-                    origin,
-                    key: Some(path),
-                    message,
-                });
-                continue;
+        for (name, path, origin, table) in
+            named(WORKSPACE_SECTION, WORKSPACE_SECTION, tables, at, problems)
+        {
+            let below = [CI, CERTIFICATE];
+            let values = read_table(WORKSPACE_SECTION, &path, table, &below, at, problems);
+            let mut below = |word: &str, section: &'static str| {
+                let Some((key, value)) = table.get_key_value(word) else {
+                    return BTreeMap::new();
+                };
+                let path = format!("{path}.{word}");
+                let DeValue::Table(tables) = value.get_ref() else {
+                    problems.push(Problem {
+                        origin: at(key.span().start),
+                        key: Some(path),
+                        message: format!("write {} and the keys below it", title(section)),
+                    });
+                    return BTreeMap::new();
+                };
+                read_named(section, &path, tables, at, problems)
             };
-            let values = read_table(WORKSPACE_SECTION, &path, table, at, problems);
-            self.workspaces
-                .insert(name, RawWorkspace { origin, values });
+            let ci = below(CI, CI_SECTION);
+            let certificates = below(CERTIFICATE, CERTIFICATE_SECTION);
+            self.workspaces.insert(
+                name,
+                RawWorkspace {
+                    origin,
+                    values,
+                    ci,
+                    certificates,
+                },
+            );
         }
     }
 
@@ -186,12 +237,17 @@ fn text_or_path(value: OsString) -> RawValue {
 const VARIABLE_PREFIX: &str = "LARDER_";
 
 /// Variables that begin like ours and are no settings: the one that names the file, those of our
-/// tests, tokens for clients in CI systems, and what Kubernetes invents for services called
+/// tests, what clients in CI systems are told, and what Kubernetes invents for services called
 /// `larder` or `larder-something` (`LARDER_PORT=tcp://…`, `LARDER_PORT_80_TCP_ADDR`,
 /// `LARDER_SERVICE_HOST`).
 fn is_foreign(name: &str, value: &OsStr) -> bool {
-    let known = name == "LARDER_CONFIG"
-        || name == "LARDER_BIN"
+    let known = [
+        "LARDER_CONFIG",
+        "LARDER_BIN",
+        "LARDER_SERVER",
+        "LARDER_AUDIENCE",
+    ]
+    .contains(&name)
         || name.starts_with("LARDER_TEST_")
         || name.ends_with("_TOKEN");
     let rest = &name[VARIABLE_PREFIX.len() - 1..];
@@ -212,10 +268,61 @@ fn variable_hint(name: &str, known: &[(Key, String)]) -> String {
     }
 }
 
+/// The words between a workspace's name and a rule's.
+const CI: &str = "ci";
+const CERTIFICATE: &str = "certificate";
+
+/// The tables in `tables`, each with its name, its path from the top and its line.
+fn named<'a>(
+    section: &'static str,
+    path: &str,
+    tables: &'a DeTable<'_>,
+    at: &dyn Fn(usize) -> Origin,
+    problems: &mut Problems,
+) -> Vec<(String, String, Origin, &'a DeTable<'a>)> {
+    let mut found = Vec::new();
+    for (name, table) in tables {
+        let origin = at(name.span().start);
+        let name = name.get_ref().to_string();
+        let path = format!("{path}.{}", name.escape_debug());
+        match table.get_ref() {
+            DeValue::Table(table) => found.push((name, path, origin, table)),
+            _ => problems.push(Problem {
+                origin,
+                key: Some(path),
+                message: format!("write {} and the key below it", title(section)),
+            }),
+        }
+    }
+    found
+}
+
+fn read_named(
+    section: &'static str,
+    path: &str,
+    tables: &DeTable<'_>,
+    at: &dyn Fn(usize) -> Origin,
+    problems: &mut Problems,
+) -> BTreeMap<String, RawTable> {
+    let mut read = BTreeMap::new();
+    for (name, path, origin, table) in named(section, path, tables, at, problems) {
+        let values = read_table(section, &path, table, &[], at, problems);
+        let table = RawTable {
+            origin,
+            path,
+            values,
+        };
+        read.insert(name, table);
+    }
+    read
+}
+
+/// The keys of one table. The tables called `below` are somebody else's to read.
 fn read_table(
     section: &str,
     path: &str,
     table: &DeTable<'_>,
+    below: &[&str],
     at: &dyn Fn(usize) -> Origin,
     problems: &mut Problems,
 ) -> BTreeMap<Key, Written> {
@@ -223,6 +330,9 @@ fn read_table(
     for (name, value) in table {
         let origin = at(name.span().start);
         let name: &str = name.get_ref();
+        if below.contains(&name) {
+            continue;
+        }
         let Some(key) = Key::find(section, name) else {
             let names = Key::ALL.iter().map(|key| key.spec());
             let names = names
@@ -258,8 +368,17 @@ fn raw_value(value: &DeValue<'_>) -> RawValue {
         DeValue::Boolean(boolean) => RawValue::Boolean(*boolean),
         DeValue::Float(_) => RawValue::Other("a fraction"),
         DeValue::Datetime(_) => RawValue::Other("a date"),
-        DeValue::Array(_) => RawValue::Other("a list"),
-        DeValue::Table(_) => RawValue::Other("a table"),
+        DeValue::Array(values) => {
+            let values = values.iter().map(|value| raw_value(value.get_ref()));
+            RawValue::List(values.collect())
+        }
+        DeValue::Table(table) => {
+            let values = table.iter().map(|(name, value)| {
+                let name = name.get_ref().to_string();
+                (name, raw_value(value.get_ref()))
+            });
+            RawValue::Table(values.collect())
+        }
     }
 }
 
@@ -282,10 +401,7 @@ fn belongs_to(name: &str) -> String {
         .iter()
         .map(|key| key.spec())
         .filter(|spec| spec.name == name)
-        .map(|spec| match spec.section {
-            WORKSPACE_SECTION => "[workspace.NAME]".to_owned(),
-            section => format!("[{section}]"),
-        })
+        .map(|spec| title(spec.section))
         .collect();
     if sections.is_empty() {
         String::new()

@@ -11,17 +11,21 @@ use larder_model::WorkspaceName;
 use larder_store::Durability;
 
 use super::budgets::BUDGET_BYTES_MIN;
+use super::identity::identity;
 use super::keys::{Key, WORKSPACE_SECTION};
+use super::network::Network;
 use super::problem::{Origin, Problem, Problems};
 use super::quantity::{parse_duration, parse_size, size_text};
 use super::raw::{RawConfig, RawValue, RawWorkspace, Written};
 use super::settings::{
-    HttpSettings, LimitSettings, LogFormat, LogSettings, MetricsAudience, Settings, Share,
-    StoreSettings, WorkspaceSettings,
+    AuditSettings, ClientCertificates, HttpSettings, LimitSettings, LogFormat, LogSettings,
+    MetricsAudience, Settings, Share, StoreSettings, TlsFiles, TlsSettings, WorkspaceSettings,
 };
 
 /// Where a server listens that was told nothing.
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9092);
+/// Where a server with a certificate listens that was told nothing more: not everywhere, as without one.
+const TLS_LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9443);
 /// Where a server keeps its files that was told nothing.
 const DATA_DIR_DEFAULT: &str = "larder-data";
 /// The smallest head buffer: less is below what the HTTP library can work with.
@@ -31,13 +35,20 @@ const HEADER_BYTES_MAX: u64 = 1 << 20;
 /// Less than this and every connection is over before it begins.
 const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
+/// Less than this and nothing can be looked up after it was noticed.
+const RETENTION_MIN: Duration = Duration::from_hours(1);
+
 /// The settings, or everything that is wrong: `problems` of the first reading and our own.
 pub(super) fn resolve(raw: &RawConfig, problems: Problems) -> Result<Settings, Problems> {
-    let mut reader = Reader { problems };
+    let mut reader = Reader {
+        problems,
+        within: None,
+    };
     let top = |key| raw.get(key);
+    let workspaces = workspaces(&mut reader, raw);
     let settings = Settings {
         http: HttpSettings {
-            listen: reader.parsed(Key::HttpListen, top, parse_listen, LISTEN_DEFAULT),
+            listen: reader.parsed(Key::HttpListen, top, parse_listen, Some(LISTEN_DEFAULT)),
             base_path: reader.parsed(Key::HttpBasePath, top, parse_base_path, String::new()),
             insecure_http: reader.boolean(Key::HttpInsecureHttp, top),
             metrics: reader.parsed(
@@ -46,7 +57,9 @@ pub(super) fn resolve(raw: &RawConfig, problems: Problems) -> Result<Settings, P
                 |text| one_of(text, &METRICS_AUDIENCES),
                 MetricsAudience::Local,
             ),
+            trusted_proxies: reader.list(Key::HttpTrustedProxies, top, str::parse::<Network>),
         },
+        tls: tls(&mut reader, raw),
         store: StoreSettings {
             data_dir: data_dir(&mut reader, raw),
             trusted: reader.parsed(Key::StoreTrusted, top, some(parse_budget), None),
@@ -80,9 +93,15 @@ pub(super) fn resolve(raw: &RawConfig, problems: Problems) -> Result<Settings, P
                 tracing::Level::INFO,
             ),
         },
-        workspaces: workspaces(&mut reader, raw),
+        audit: audit(&mut reader, raw),
+        identity: identity(&mut reader, raw, &workspaces),
+        workspaces,
     };
     reader.check_percentages(raw, &settings);
+    if settings.http.listen.is_none() && settings.tls.is_none() {
+        let message = "nothing would listen: give [tls] a certificate, or this an address";
+        reader.fault(raw, Key::HttpListen, message);
+    }
     if reader.problems.is_empty() {
         Ok(settings)
     } else {
@@ -128,6 +147,19 @@ fn limits(reader: &mut Reader, raw: &RawConfig) -> LimitSettings {
         idle_timeout,
         stall_timeout,
         drain_timeout,
+    }
+}
+
+fn audit(reader: &mut Reader, raw: &RawConfig) -> AuditSettings {
+    let top = |key| raw.get(key);
+    let mut days = |key, default: u64| {
+        let default = Duration::from_hours(24 * default);
+        reader.parsed(key, top, parse_retention, default)
+    };
+    AuditSettings {
+        retention: days(Key::AuditRetention, 90),
+        writers: days(Key::AuditWriters, 400),
+        row_count_max: reader.count(Key::AuditRows, top, 10_000_000),
     }
 }
 
@@ -177,25 +209,128 @@ fn workspace(reader: &mut Reader, name: &str, table: &RawWorkspace) -> Workspace
     }
 }
 
-fn data_dir(reader: &mut Reader, raw: &RawConfig) -> PathBuf {
+const CLIENT_CERTIFICATES: [(&str, AskedOf); 3] = [
+    ("off", AskedOf::Nobody),
+    ("optional", AskedOf::Everybody),
+    ("required", AskedOf::EverybodyOrElse),
+];
+
+/// Who is asked for a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AskedOf {
+    Nobody,
+    Everybody,
+    EverybodyOrElse,
+}
+
+/// `None` without a certificate; then nothing else of the section may be there either.
+fn tls(reader: &mut Reader, raw: &RawConfig) -> Option<TlsSettings> {
     let top = |key| raw.get(key);
-    if let Some(RawValue::Path(path)) = top(Key::StoreDataDir).map(|written| &written.value) {
-        return path.clone();
+    let listen = reader.parsed(Key::TlsListen, top, parse_address, TLS_LISTEN_DEFAULT);
+    let certificate = reader.file(Key::TlsCertificate, top);
+    let key = reader.file(Key::TlsKeyFile, top);
+    let clients = client_certificates(reader, raw);
+    let Some(certificate) = certificate else {
+        let of_tls = |key: &&Key| key.spec().section == "tls" && raw.get(**key).is_some();
+        if let Some(written) = Key::ALL.iter().find(of_tls) {
+            reader.fault(raw, *written, "there is no TLS without a certificate");
+        }
+        return None;
+    };
+    let Some(key) = key else {
+        reader.fault(raw, Key::TlsCertificate, "its key is missing");
+        return None;
+    };
+    let files = TlsFiles {
+        certificate,
+        key,
+        clients,
+    };
+    Some(TlsSettings { listen, files })
+}
+
+fn client_certificates(reader: &mut Reader, raw: &RawConfig) -> ClientCertificates {
+    let top = |key| raw.get(key);
+    let ca = reader.file(Key::TlsClientCa, top);
+    let crl = reader.file(Key::TlsClientCrl, top);
+    let default = if ca.is_some() {
+        AskedOf::Everybody
+    } else {
+        AskedOf::Nobody
+    };
+    let asked = reader.parsed(
+        Key::TlsClientCertificates,
+        top,
+        |text| one_of(text, &CLIENT_CERTIFICATES),
+        default,
+    );
+    let Some(ca) = ca else {
+        if asked != AskedOf::Nobody {
+            let message = "client_ca is missing: who issues the certificates?";
+            reader.fault(raw, Key::TlsClientCertificates, message);
+        } else if crl.is_some() {
+            reader.fault(raw, Key::TlsClientCrl, "client_ca is missing");
+        }
+        return ClientCertificates::Off;
+    };
+    match asked {
+        AskedOf::Nobody => ClientCertificates::Off,
+        AskedOf::Everybody | AskedOf::EverybodyOrElse => ClientCertificates::Asked {
+            ca,
+            crl,
+            required: asked == AskedOf::EverybodyOrElse,
+        },
     }
-    let path = reader.parsed(Key::StoreDataDir, top, parse_path, DATA_DIR_DEFAULT.into());
-    match raw.get(Key::StoreDataDir).map(|written| &written.origin) {
-        Some(Origin::File { file, .. }) => file.parent().unwrap_or(Path::new("")).join(path),
-        _ => path,
-    }
+}
+
+fn data_dir(reader: &mut Reader, raw: &RawConfig) -> PathBuf {
+    reader
+        .file(Key::StoreDataDir, |key| raw.get(key))
+        .unwrap_or(DATA_DIR_DEFAULT.into())
 }
 
 /// Reads values, collecting what is wrong with them.
-struct Reader {
-    problems: Problems,
+pub(super) struct Reader {
+    pub(super) problems: Problems,
+    /// The path of the table with a name that is being read.
+    within: Option<String>,
 }
 
 impl Reader {
-    fn parsed<'a, T>(
+    /// Reads a table with a name of its own: problems tell its whole path.
+    pub(super) fn within<T>(&mut self, table: &str, read: impl FnOnce(&mut Self) -> T) -> T {
+        let outside = self.within.replace(table.to_owned());
+        let meaning = read(self);
+        self.within = outside;
+        meaning
+    }
+
+    /// The key's path from the top.
+    pub(super) fn path_of(&self, key: Key) -> String {
+        match &self.within {
+            Some(table) => format!("{table}.{}", key.spec().name),
+            None => key.path(),
+        }
+    }
+
+    /// A path that counts from the directory of the file it was written in.
+    pub(super) fn file<'a>(
+        &mut self,
+        key: Key,
+        get: impl Fn(Key) -> Option<&'a Written>,
+    ) -> Option<PathBuf> {
+        let written = get(key)?;
+        if let RawValue::Path(path) = &written.value {
+            return Some(path.clone());
+        }
+        let path = self.parsed(key, get, some(parse_path), None)?;
+        Some(match &written.origin {
+            Origin::File { file, .. } => file.parent().unwrap_or(Path::new("")).join(path),
+            _ => path,
+        })
+    }
+
+    pub(super) fn parsed<'a, T>(
         &mut self,
         key: Key,
         get: impl Fn(Key) -> Option<&'a Written>,
@@ -210,6 +345,8 @@ impl Reader {
             RawValue::Integer(_) => Err("a number"),
             RawValue::Boolean(_) => Err("true or false"),
             RawValue::Path(_) => Err("something that is not UTF-8"),
+            RawValue::List(_) => Err("a list"),
+            RawValue::Table(_) => Err("a table"),
             RawValue::Other(kind) => Err(*kind),
         };
         let meaning = text
@@ -223,7 +360,11 @@ impl Reader {
         self.keep(key, written, meaning).unwrap_or(default)
     }
 
-    fn boolean<'a>(&mut self, key: Key, get: impl Fn(Key) -> Option<&'a Written>) -> bool {
+    pub(super) fn boolean<'a>(
+        &mut self,
+        key: Key,
+        get: impl Fn(Key) -> Option<&'a Written>,
+    ) -> bool {
         let Some(written) = get(key) else {
             return false;
         };
@@ -259,13 +400,59 @@ impl Reader {
         self.keep(key, written, meaning).unwrap_or(default)
     }
 
-    fn keep<T>(&mut self, key: Key, written: &Written, meaning: Result<T, String>) -> Option<T> {
+    /// A list of text; the environment writes one with commas.
+    pub(super) fn list<'a, T>(
+        &mut self,
+        key: Key,
+        get: impl Fn(Key) -> Option<&'a Written>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let Some(written) = get(key) else {
+            return Vec::new();
+        };
+        let texts: Option<Vec<&str>> = match &written.value {
+            RawValue::List(values) => values
+                .iter()
+                .map(|value| match value {
+                    RawValue::Text(text) => Some(text.as_str()),
+                    _ => None,
+                })
+                .collect(),
+            RawValue::Text(text) if !matches!(written.origin, Origin::File { .. }) => {
+                let parts = text.split(',').map(str::trim);
+                Some(parts.filter(|part| !part.is_empty()).collect())
+            }
+            _ => None,
+        };
+        let meaning = texts
+            .ok_or_else(|| "write a list of texts, such as [\"one\", \"two\"]".to_owned())
+            .and_then(|texts| texts.into_iter().map(parse).collect());
+        self.keep(key, written, meaning).unwrap_or_default()
+    }
+
+    /// Something is wrong with a key as it stands beside the others.
+    fn fault(&mut self, raw: &RawConfig, key: Key, message: &str) {
+        let origin = raw.get(key).map(|written| written.origin.clone());
+        self.problems.push(Problem {
+            origin: origin.unwrap_or(Origin::Whole),
+            key: Some(key.path()),
+            message: message.to_owned(),
+        });
+    }
+
+    pub(super) fn keep<T>(
+        &mut self,
+        key: Key,
+        written: &Written,
+        meaning: Result<T, String>,
+    ) -> Option<T> {
         meaning
             .map_err(|message| {
                 let origin = written.origin.clone();
+                let key = Some(self.path_of(key));
                 self.problems.push(Problem {
                     origin,
-                    key: Some(key.path()),
+                    key,
                     message,
                 });
             })
@@ -310,13 +497,13 @@ impl Reader {
     }
 }
 
-fn some<T>(
+pub(super) fn some<T>(
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> impl Fn(&str) -> Result<Option<T>, String> {
     move |text| parse(text).map(Some)
 }
 
-fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
     known
         .iter()
         .find(|(name, _)| *name == text)
@@ -334,8 +521,16 @@ fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
         })
 }
 
+/// An address, or `off`.
+pub(crate) fn parse_listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "off" => Ok(None),
+        text => parse_address(text).map(Some),
+    }
+}
+
 /// `ADDRESS:PORT`, or `localhost:PORT`.
-pub(crate) fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
     let numeric = text
         .strip_prefix("localhost:")
         .map(|port| format!("127.0.0.1:{port}"));
@@ -416,6 +611,15 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
     if duration < TIMEOUT_MIN {
         Err("at least 100ms".to_owned())
+    } else {
+        Ok(duration)
+    }
+}
+
+fn parse_retention(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration < RETENTION_MIN {
+        Err("at least 1h".to_owned())
     } else {
         Ok(duration)
     }

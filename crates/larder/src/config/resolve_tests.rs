@@ -37,7 +37,8 @@ fn check_faults(toml: &str, environment: &[(&str, &str)], expected: &[&str]) {
 #[test]
 fn an_empty_file_is_a_working_configuration() {
     let settings = read("", &[]).unwrap();
-    assert_eq!(settings.http.listen.to_string(), "127.0.0.1:9092");
+    assert_eq!(settings.http.listen, "127.0.0.1:9092".parse().ok());
+    assert_eq!(settings.tls, None);
     assert_eq!(settings.store.data_dir, Path::new("larder-data"));
     assert_eq!(settings.limits.entry_size_max, 2 << 30);
     assert_eq!(settings.store.durability, Durability::Written);
@@ -51,6 +52,14 @@ listen = "0.0.0.0:80"
 base_path = "/cache/"
 insecure_http = true
 metrics = "open"
+trusted_proxies = ["10.0.0.0/8"]
+[tls]
+listen = "0.0.0.0:443"
+certificate = "tls/c.pem"
+key = "tls/k.pem"
+client_ca = "tls/ca.pem"
+client_certificates = "required"
+client_crl = "tls/crl.pem"
 [store]
 data_dir = "data"
 trusted = "20%"
@@ -69,6 +78,14 @@ drain_timeout = "1s"
 [log]
 format = "json"
 level = "debug"
+[identity]
+audience = "https://c.example"
+session_ttl_trusted = "1h"
+session_ttl_untrusted = "12h"
+[audit]
+retention = "30d"
+rows = 1000
+writers = "60d"
 [workspace.acme]
 public = true
 trusted = "1GiB"
@@ -76,9 +93,12 @@ untrusted = "64MiB"
 entry_size_max = "10MiB"
 "#;
     let keys_in_file = toml.lines().filter(|line| line.contains(" = ")).count();
+    // Tables with names of their own have keys that exclude each other; they have tests of their own.
+    let elsewhere = ["issuer", "workspace.ci", "workspace.certificate"];
+    let here = |key: &&Key| !elsewhere.contains(&key.spec().section);
     assert_eq!(
         keys_in_file,
-        Key::ALL.len(),
+        Key::ALL.iter().filter(here).count(),
         "this test sets every key there is"
     );
     let settings = read(toml, &[]).unwrap();
@@ -90,6 +110,11 @@ entry_size_max = "10MiB"
     assert_eq!(settings.limits.connection_count_max, 100);
     assert_eq!(settings.limits.idle_timeout, Duration::from_mins(3));
     assert_eq!(settings.log.level, tracing::Level::DEBUG);
+    assert_eq!(
+        settings.identity.session_ttl_untrusted,
+        Duration::from_hours(12)
+    );
+    assert_eq!(settings.audit.row_count_max, 1000);
     let acme = &settings.workspaces[&"acme".parse().unwrap()];
     assert!(acme.public);
     assert_eq!(
@@ -248,4 +273,103 @@ fn what_was_written_cannot_forge_lines_of_the_report() {
         &[],
         &["log.level: \"a\\nb\\u{1b}[2J\" is none of"],
     );
+}
+
+fn tls(keys: &str) -> TlsSettings {
+    let toml = format!("[tls]\ncertificate = \"tls/cert.pem\"\nkey = \"/k.pem\"\n{keys}");
+    read(&toml, &[]).unwrap().tls.unwrap()
+}
+
+#[test]
+fn a_certificate_and_its_key_are_all_that_tls_needs() {
+    let settings = tls("");
+    assert_eq!(settings.listen.to_string(), "127.0.0.1:9443");
+    let files = settings.files;
+    assert_eq!(files.certificate, Path::new("/etc/larder/tls/cert.pem"));
+    assert_eq!(files.key, Path::new("/k.pem"));
+    assert_eq!(files.clients, ClientCertificates::Off);
+    let elsewhere = tls("listen = \"0.0.0.0:443\"\n");
+    assert_eq!(elsewhere.listen.to_string(), "0.0.0.0:443");
+    let tls_alone = [
+        ("LARDER_HTTP_LISTEN", "off"),
+        ("LARDER_TLS_CERTIFICATE", "c"),
+        ("LARDER_TLS_KEY", "k"),
+    ];
+    let settings = read("", &tls_alone).unwrap();
+    assert_eq!(settings.http.listen, None);
+    assert_eq!(settings.tls.unwrap().files.key, Path::new("k"));
+}
+
+#[test]
+fn clients_are_asked_for_certificates_once_there_is_an_authority() {
+    let asked = |required, crl: Option<&str>| ClientCertificates::Asked {
+        ca: "/ca.pem".into(),
+        crl: crl.map(Into::into),
+        required,
+    };
+    for (keys, clients) in [
+        ("", asked(false, None)),
+        ("client_certificates = \"optional\"", asked(false, None)),
+        (
+            "client_certificates = \"required\"\nclient_crl = \"/crl.pem\"",
+            asked(true, Some("/crl.pem")),
+        ),
+        ("client_certificates = \"off\"", ClientCertificates::Off),
+    ] {
+        let settings = tls(&format!("client_ca = \"/ca.pem\"\n{keys}\n"));
+        assert_eq!(settings.files.clients, clients, "{keys}");
+    }
+}
+
+#[test]
+fn half_a_tls_section_is_a_problem() {
+    check_faults(
+        "[tls]\nlisten = \"0.0.0.0:443\"\nkey = \"k\"\n",
+        &[],
+        &["F:2: tls.listen: there is no TLS without a certificate"],
+    );
+    check_faults(
+        "[tls]\ncertificate = \"c\"\n",
+        &[],
+        &["F:2: tls.certificate: its key is missing"],
+    );
+    for mode in ["optional", "required"] {
+        let keys =
+            format!("[tls]\ncertificate = \"c\"\nkey = \"k\"\nclient_certificates = \"{mode}\"\n");
+        let expected = "F:4: tls.client_certificates: client_ca is missing";
+        check_faults(&keys, &[], &[expected]);
+    }
+    check_faults(
+        "[tls]\ncertificate = \"c\"\nkey = \"k\"\nclient_crl = \"r\"\n",
+        &[],
+        &["F:4: tls.client_crl: client_ca is missing"],
+    );
+    check_faults(
+        "[http]\nlisten = \"off\"\n",
+        &[],
+        &["F:2: http.listen: nothing would listen"],
+    );
+}
+
+#[test]
+fn proxies_are_networks() {
+    let settings = read("[http]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n", &[]).unwrap();
+    let proxies: Vec<String> = settings
+        .http
+        .trusted_proxies
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(proxies, ["10.0.0.0/8", "::1/128"]);
+    let of_environment = [("LARDER_HTTP_TRUSTED_PROXIES", "10.0.0.0/8, ::1")];
+    let same = read("", &of_environment).unwrap();
+    assert_eq!(same.http.trusted_proxies, settings.http.trusted_proxies);
+    for (written, fault) in [
+        ("[\"proxy.example\"]", "\"proxy.example\" is no range"),
+        ("\"10.0.0.0/8\"", "write a list of texts"),
+        ("[10]", "write a list of texts"),
+    ] {
+        let keys = format!("[http]\ntrusted_proxies = {written}\n");
+        check_faults(&keys, &[], &[fault]);
+    }
 }

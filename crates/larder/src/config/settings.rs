@@ -3,30 +3,83 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use larder_auth::ci::Rule;
+use larder_auth::{Algorithm, CertificateRule};
 use larder_model::WorkspaceName;
 use larder_store::Durability;
+
+use super::network::Network;
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) http: HttpSettings,
+    /// `None` without a certificate.
+    pub(crate) tls: Option<TlsSettings>,
     pub(crate) store: StoreSettings,
     pub(crate) limits: LimitSettings,
     pub(crate) log: LogSettings,
+    pub(crate) audit: AuditSettings,
     pub(crate) workspaces: BTreeMap<WorkspaceName, WorkspaceSettings>,
+    pub(crate) identity: IdentitySettings,
 }
 
 /// `[http]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpSettings {
-    pub(crate) listen: SocketAddr,
+    /// `None`: there is no plain HTTP.
+    pub(crate) listen: Option<SocketAddr>,
     /// Empty, or a path that starts and does not end with `/`.
     pub(crate) base_path: String,
     pub(crate) insecure_http: bool,
     pub(crate) metrics: MetricsAudience,
+    /// Whose word on where a request came from counts.
+    pub(crate) trusted_proxies: Vec<Network>,
+}
+
+/// `[tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsSettings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) files: TlsFiles,
+}
+
+/// What TLS is made of; all of it PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    /// A chain, the server's own certificate first.
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) clients: ClientCertificates,
+}
+
+/// Whether clients show certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ClientCertificates {
+    /// They are not asked.
+    Off,
+    /// They are asked for one that an authority in `ca` has issued.
+    Asked {
+        ca: PathBuf,
+        crl: Option<PathBuf>,
+        /// Those without are not let in.
+        required: bool,
+    },
+}
+
+impl TlsFiles {
+    /// Every file.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let (ca, crl) = match &self.clients {
+            ClientCertificates::Off => (None, None),
+            ClientCertificates::Asked { ca, crl, .. } => (Some(ca), crl.as_ref()),
+        };
+        let own = [&self.certificate, &self.key];
+        own.into_iter().chain(ca).chain(crl).map(PathBuf::as_path)
+    }
 }
 
 /// Who may read `/metrics`.
@@ -89,6 +142,14 @@ pub(crate) struct LogSettings {
     pub(crate) level: tracing::Level,
 }
 
+/// `[audit]`: what the ledger forgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AuditSettings {
+    pub(crate) retention: Duration,
+    pub(crate) row_count_max: usize,
+    pub(crate) writers: Duration,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogFormat {
@@ -105,4 +166,35 @@ pub(crate) struct WorkspaceSettings {
     /// Budgets of pools of its own, trusted then untrusted.
     pub(crate) own_pools: Option<(Share, Share)>,
     pub(crate) entry_size_max: Option<u64>,
+}
+
+/// Who clients can be: `[identity]`, the issuers that rules need, and the rules.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct IdentitySettings {
+    pub(crate) session_ttl_trusted: Duration,
+    pub(crate) session_ttl_untrusted: Duration,
+    pub(crate) issuers: Vec<IssuerSettings>,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) certificates: Vec<CertificateRule>,
+}
+
+/// An issuer whose tokens some rule is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct IssuerSettings {
+    pub(crate) url: String,
+    /// What its tokens must have been made for.
+    pub(crate) audience: String,
+    pub(crate) keys: IssuerKeysAt,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) algorithms: Vec<Algorithm>,
+    pub(crate) token_lifetime_max: Duration,
+}
+
+/// Where an issuer's keys are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum IssuerKeysAt {
+    /// Where its discovery document says.
+    Discovery,
+    Url(String),
+    File(PathBuf),
 }

@@ -30,6 +30,8 @@ pub(super) struct GatheringSocket<S, G> {
     written: usize,
     /// Writes since the task last came to read.
     writes: usize,
+    /// What was written out may still be in a buffer of the socket's own, as TLS has one.
+    unflushed: bool,
 }
 
 impl<S, G> GatheringSocket<S, G> {
@@ -41,6 +43,7 @@ impl<S, G> GatheringSocket<S, G> {
             buffer: Vec::new(),
             written: 0,
             writes: 0,
+            unflushed: false,
         }
     }
 }
@@ -61,6 +64,15 @@ impl<S: AsyncWrite + Unpin, G: Fn() -> bool + Unpin> GatheringSocket<S, G> {
         if self.buffer.capacity() > KEPT_BYTES_MAX {
             self.buffer = Vec::new();
         }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes what has been gathered, and makes the socket send it.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.unflushed = true;
+        ready!(self.poll_write_out(cx))?;
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        self.unflushed = false;
         Poll::Ready(Ok(()))
     }
 
@@ -86,10 +98,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin, G: Fn() -> bool + Unpin> AsyncRead
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.writes = 0;
-        if !self.buffer.is_empty() {
+        if !self.buffer.is_empty() || self.unflushed {
             // If the socket takes nothing it will wake the task; reading goes on meanwhile.
-            if let Poll::Ready(written) = self.poll_write_out(cx) {
-                written?;
+            if let Poll::Ready(sent) = self.poll_send(cx) {
+                sent?;
             }
         }
         Pin::new(&mut self.socket).poll_read(cx, buffer)
@@ -141,8 +153,7 @@ impl<S: AsyncWrite + Unpin, G: Fn() -> bool + Unpin> AsyncWrite for GatheringSoc
             cx.waker().wake_by_ref();
             return Poll::Ready(Ok(()));
         }
-        ready!(self.poll_write_out(cx))?;
-        Pin::new(&mut self.socket).poll_flush(cx)
+        self.poll_send(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -159,6 +170,9 @@ mod tests {
     struct Sink {
         takes: usize,
         calls: Vec<usize>,
+        /// It has a buffer of its own that is stuck.
+        is_stuck: bool,
+        flushes: usize,
     }
 
     impl AsyncRead for Sink {
@@ -185,7 +199,11 @@ mod tests {
             Poll::Ready(Ok(count))
         }
 
-        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        fn poll_flush(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.is_stuck {
+                return Poll::Pending;
+            }
+            self.flushes += 1;
             Poll::Ready(Ok(()))
         }
 
@@ -197,8 +215,13 @@ mod tests {
     type Socket = GatheringSocket<Sink, fn() -> bool>;
 
     fn socket(takes: usize, gathers: fn() -> bool) -> Socket {
-        let calls = Vec::new();
-        GatheringSocket::new(Sink { takes, calls }, gathers)
+        let sink = Sink {
+            takes,
+            calls: Vec::new(),
+            is_stuck: false,
+            flushes: 0,
+        };
+        GatheringSocket::new(sink, gathers)
     }
 
     /// Writes frames of these sizes as the HTTP/2 library does, each with its flush.
@@ -263,6 +286,21 @@ mod tests {
             socket.socket.calls.iter().sum::<usize>(),
             GATHERED_BYTES_MAX
         );
+    }
+
+    #[test]
+    fn what_the_socket_keeps_in_a_buffer_of_its_own_is_flushed_until_it_is_gone() {
+        let mut socket = socket(usize::MAX, || true);
+        assert!(write(&mut socket, &[10, 20, 30]).is_ready());
+        socket.socket.is_stuck = true;
+        socket.socket.flushes = 0;
+        turn(&mut socket);
+        assert_eq!(socket.socket.calls, [10, 50]);
+        socket.socket.is_stuck = false;
+        turn(&mut socket);
+        assert_eq!(socket.socket.flushes, 1, "nobody else asks for it");
+        turn(&mut socket);
+        assert_eq!(socket.socket.flushes, 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How slow a connection may be, and the socket that measures it.
+//! How slow a connection may be, and the sockets that measure it.
 //!
 //! A connection is never judged by its total time, so a large transfer over a slow line is fine.
 //! It is judged by what it does not do: finish a request's head, take any byte of an answer, or
@@ -19,6 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What HTTP/2 begins with, as far as it takes to tell it from HTTP/1.
 const HTTP2_START: &[u8] = b"PRI ";
+
+/// What TLS begins with (RFC 8446, section 5.1: a record of the type `handshake`), and HTTP never does.
+const TLS_START: u8 = 22;
 
 /// A head and its small body cost less to copy together than to write as two pieces; large pieces
 /// are never copied.
@@ -162,6 +165,12 @@ impl Pace {
                 self.http2.store(true, Ordering::Relaxed);
                 return Ok(());
             }
+            if bytes[0] == TLS_START {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the client speaks TLS and this port does not",
+                ));
+            }
             self.head_since_ms.store(self.now_ms(), Ordering::Relaxed);
             self.head_bytes.store(0, Ordering::Relaxed);
         }
@@ -238,15 +247,15 @@ fn byte_count(slices: &[io::IoSlice<'_>]) -> usize {
     slices.iter().map(|slice| slice.len()).sum()
 }
 
-/// A socket that tells its [`Pace`] what moves.
+/// A socket that tells its [`Pace`] what heads come through it.
 #[derive(Debug)]
-pub(super) struct PacedSocket<S> {
+pub(super) struct PacedReads<S> {
     pub(super) socket: S,
     pub(super) pace: Arc<Pace>,
     pub(super) limits: PaceLimits,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for PacedSocket<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PacedReads<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -258,7 +267,54 @@ impl<S: AsyncRead + Unpin> AsyncRead for PacedSocket<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for PacedSocket<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PacedReads<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// A socket that tells its [`Pace`] whether it takes bytes. TLS lies above it: what encryption has taken is not on its way.
+#[derive(Debug)]
+pub(super) struct PacedWrites<S> {
+    pub(super) socket: S,
+    pub(super) pace: Arc<Pace>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for PacedWrites<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for PacedWrites<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -398,6 +454,12 @@ mod tests {
     }
 
     #[test]
+    fn tls_on_a_plain_port_is_no_head() {
+        let refused = Pace::new().read(&[TLS_START, 3, 1, 2, 0], &LIMITS);
+        assert!(refused.unwrap_err().to_string().contains("TLS"));
+    }
+
+    #[test]
     fn a_head_has_a_largest_size_and_a_body_has_none() {
         let pace = Pace::new();
         assert!(
@@ -448,10 +510,9 @@ mod tests {
 
     #[test]
     fn small_pieces_are_written_as_one_and_large_ones_are_not_copied() {
-        let mut socket = PacedSocket {
+        let mut socket = PacedWrites {
             socket: Recorder::default(),
             pace: Pace::new(),
-            limits: LIMITS,
         };
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let bytes = [1; GATHERED_BYTES_MAX];

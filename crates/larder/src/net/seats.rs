@@ -30,7 +30,9 @@ struct Notice {
 #[derive(Debug)]
 pub(crate) struct Seats {
     free: Arc<Semaphore>,
+    /// Of connections, and one for each port's next.
     count_max: usize,
+    ready_count: usize,
     accepted: AtomicU64,
     notice: watch::Sender<Notice>,
     complained: Mutex<Option<Instant>>,
@@ -45,20 +47,28 @@ pub(super) struct Seat {
 }
 
 impl Seats {
-    pub(crate) fn new(count_max: usize) -> Self {
-        let count_max = count_max.min(Semaphore::MAX_PERMITS);
+    /// Seats for `count_max` connections at a time from `ports` ports. Each port keeps one ready for its next connection.
+    pub(crate) fn new(count_max: usize, ports: usize) -> Self {
+        // With one port the last connection has the seat that is kept ready; the others' are further ones, so that no port
+        // waits for another's.
+        let further = ports.saturating_sub(1);
+        let count_max = count_max
+            .saturating_add(further)
+            .min(Semaphore::MAX_PERMITS);
         Self {
             free: Arc::new(Semaphore::new(count_max)),
             count_max,
+            ready_count: ports,
             accepted: AtomicU64::new(0),
             notice: watch::Sender::default(),
             complained: Mutex::new(None),
         }
     }
 
-    /// Seats that are taken now; one of them waits for the next connection.
-    pub(crate) fn taken_count(&self) -> usize {
-        self.count_max - self.free.available_permits()
+    /// Connections that are open now.
+    pub(crate) fn open_count(&self) -> usize {
+        let taken = self.count_max - self.free.available_permits();
+        taken.saturating_sub(self.ready_count)
     }
 
     /// Connections since the start.
@@ -154,10 +164,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_newcomer_waits_for_a_place_and_idle_ones_are_asked_to_go() {
-        let seats = Arc::new(Seats::new(2));
+        let seats = Arc::new(Seats::new(2, 1));
         let mut first = seats.take().await;
         let second = seats.take().await;
-        assert_eq!(seats.taken_count(), 2);
+        assert_eq!(seats.open_count(), 1, "one of them is kept ready");
         let newcomer = tokio::spawn({
             let seats = Arc::clone(&seats);
             async move { seats.take().await.number }
@@ -169,8 +179,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_port_has_a_seat_of_its_own_to_wait_with() {
+        let seats = Seats::new(1, 2);
+        let both = async { (seats.take().await, seats.take().await) };
+        let waiting = tokio::time::timeout(Duration::from_secs(5), both).await;
+        assert_eq!(seats.open_count(), 0);
+        assert!(waiting.is_ok());
+    }
+
+    #[tokio::test]
     async fn draining_ends_when_the_last_connection_does_or_the_time_is_over() {
-        let seats = Arc::new(Seats::new(4));
+        let seats = Arc::new(Seats::new(4, 1));
         let mut seat = seats.take().await;
         assert!(!seats.drain(Duration::from_millis(10)).await);
         assert_eq!(seat.asked_to_go().await, Farewell::Draining);

@@ -258,6 +258,45 @@ fn scan(tree: &[u8], pieces: &[usize]) -> Result<Vec<Digest>, Malformed> {
 }
 
 #[test]
+fn a_tree_with_a_path_for_a_name_is_malformed() {
+    let with = |name: &str| {
+        let file = re::FileNode {
+            name: name.to_owned(),
+            digest: sent(1, 1),
+            ..Default::default()
+        };
+        let child = re::DirectoryNode {
+            name: name.to_owned(),
+            digest: sent(1, 1),
+        };
+        let link = re::SymlinkNode {
+            name: name.to_owned(),
+            target: "anything".to_owned(),
+            ..Default::default()
+        };
+        let (mut files, mut directories, mut links) =
+            <(re::Directory, re::Directory, re::Directory)>::default();
+        files.files.push(file);
+        directories.directories.push(child);
+        links.symlinks.push(link);
+        [files, directories, links].map(|root| {
+            let root = Some(root);
+            let tree = re::Tree {
+                root,
+                ..Default::default()
+            };
+            scan(&tree.encode_to_vec(), &[]).is_ok()
+        })
+    };
+    for name in ["a", "...", "a..", "a\\b", ""] {
+        assert_eq!(with(name), [true; 3], "{name:?}");
+    }
+    for path in ["a/b", "/a", "..", ".", "../a", "a\0b"] {
+        assert_eq!(with(path), [false; 3], "{path:?}");
+    }
+}
+
+#[test]
 fn a_tree_that_is_none_is_malformed_at_its_end_at_the_latest() {
     let no_digest = re::FileNode::default().encode_to_vec();
     let mut with_bad_file = Vec::new();

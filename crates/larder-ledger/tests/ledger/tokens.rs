@@ -1,61 +1,8 @@
-//! What the ledger promises, each ledger in a file of its own.
+//! Workspaces and tokens.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+use larder_ledger::{LedgerError, Missing, NewToken, TokenRow};
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-
-use larder_ledger::{Ledger, LedgerError, Missing, NewToken, TokenRow};
-use tempfile::TempDir;
-
-const NOW_MS: u64 = 1_800_000_000_000;
-
-/// A new ledger with the workspace `acme`.
-async fn with_acme() -> (TempDir, Ledger) {
-    let directory = TempDir::new().unwrap();
-    let ledger = Ledger::open(&directory.path().join("ledger.sqlite"))
-        .await
-        .unwrap();
-    ledger.create_workspace("acme", NOW_MS).await.unwrap();
-    (directory, ledger)
-}
-
-async fn open_again(directory: &TempDir) -> Ledger {
-    Ledger::open(&directory.path().join("ledger.sqlite"))
-        .await
-        .unwrap()
-}
-
-fn new_token(number: u8, access: &str) -> NewToken {
-    NewToken {
-        hash: [number; 32],
-        workspace: "acme".to_owned(),
-        access: access.to_owned(),
-        scope: None,
-        name: None,
-        created_at_ms: NOW_MS,
-        expires_at_ms: None,
-    }
-}
-
-/// Changes the file behind the ledger's back.
-async fn alter(path: &Path, sql: &'static str) {
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
-    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
-    sqlx::raw_sql(sql).execute(&pool).await.unwrap();
-    pool.close().await;
-}
-
-async fn names(ledger: &Ledger) -> Vec<String> {
-    ledger
-        .workspaces()
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|row| row.name)
-        .collect()
-}
+use crate::house::{NOW_MS, names, new_token, open_again, with_acme};
 
 #[tokio::test]
 async fn workspaces_are_listed_by_name_and_exist_once() {
@@ -124,9 +71,9 @@ async fn a_token_is_read_back_as_it_was_created() {
 }
 
 #[tokio::test]
-async fn only_an_isolated_token_has_a_scope_and_by_default_one_of_its_own() {
+async fn only_isolated_and_gate_tokens_have_a_scope_and_by_default_one_of_their_own() {
     let (_directory, ledger) = with_acme().await;
-    for (number, access) in (1..).zip(["trusted", "reader", "admin"]) {
+    for (number, access) in (1..).zip(["trusted", "clean-room", "reader", "admin"]) {
         assert_eq!(
             ledger
                 .create_token(new_token(number, access))
@@ -145,9 +92,9 @@ async fn only_an_isolated_token_has_a_scope_and_by_default_one_of_its_own() {
             "{refusal:?}"
         );
     }
-    for number in 4..6 {
+    for (number, access) in (5..).zip(["isolated", "gate", "isolated"]) {
         let row = ledger
-            .create_token(new_token(number, "isolated"))
+            .create_token(new_token(number, access))
             .await
             .unwrap();
         assert_eq!(row.scope, Some(format!("token/{}", row.id)));
@@ -297,24 +244,40 @@ async fn a_deleted_workspace_takes_no_tokens_until_it_is_made_again() {
 }
 
 #[tokio::test]
-async fn nobody_asks_for_a_scope_that_is_another_tokens_default() {
+async fn nobody_asks_for_a_scope_that_others_are_given() {
     let (_directory, ledger) = with_acme().await;
-    for scope in ["token", "token/1", "token/1/linux", "Token/1"] {
+    for scope in [
+        "token",
+        "token/1",
+        "token/1/linux",
+        "Token/1",
+        "ci",
+        "CI/pr-1",
+        "ci.main",
+        "ci.main/pr-1",
+        "Ci.x/y",
+        "ci.",
+    ] {
         let new = NewToken {
             scope: Some(scope.to_owned()),
             ..new_token(1, "isolated")
         };
         let refusal = ledger.create_token(new).await.unwrap_err();
         assert!(
-            matches!(refusal, LedgerError::ReservedScope),
+            matches!(&refusal, LedgerError::ReservedScope { label } if scope.starts_with(label)),
             "{scope}: {refusal:?}"
         );
     }
-    let new = NewToken {
-        scope: Some("tokens/1".to_owned()),
-        ..new_token(1, "isolated")
-    };
-    ledger.create_token(new).await.unwrap();
+    for (number, scope) in (1..).zip(["tokens/1", "cis", "cia/1", "pr/ci", "pr/token"]) {
+        let new = NewToken {
+            scope: Some(scope.to_owned()),
+            ..new_token(number, "gate")
+        };
+        assert_eq!(
+            ledger.create_token(new).await.unwrap().scope.as_deref(),
+            Some(scope)
+        );
+    }
 }
 
 #[tokio::test]
@@ -366,187 +329,4 @@ async fn times_beyond_what_sql_can_hold_stay_in_the_far_future() {
     };
     let row = ledger.create_token(new).await.unwrap();
     assert_eq!(row.expires_at_ms, Some(i64::MAX.unsigned_abs()));
-}
-
-#[tokio::test]
-async fn every_change_through_another_ledger_changes_the_mark() {
-    let (directory, here) = with_acme().await;
-    let there = open_again(&directory).await;
-    let id = there
-        .create_token(new_token(1, "trusted"))
-        .await
-        .unwrap()
-        .id;
-    let mut mark = here.change_mark().await.unwrap();
-    let mut check = async |change: &str| {
-        let next = here.change_mark().await.unwrap();
-        assert_ne!(next, mark, "after {change}");
-        assert_eq!(
-            here.change_mark().await.unwrap(),
-            next,
-            "no change since {change}"
-        );
-        mark = next;
-    };
-    there.revoke_token(id, NOW_MS).await.unwrap();
-    check("revoke").await;
-    assert_eq!(here.tokens().await.unwrap()[0].revoked_at_ms, Some(NOW_MS));
-    there.create_token(new_token(2, "reader")).await.unwrap();
-    check("create token").await;
-    there.create_workspace("other", NOW_MS).await.unwrap();
-    check("create workspace").await;
-    there.delete_workspace("other", NOW_MS).await.unwrap();
-    check("delete workspace").await;
-}
-
-#[tokio::test]
-async fn a_change_through_the_same_ledger_changes_the_mark() {
-    let (_directory, ledger) = with_acme().await;
-    let id = ledger
-        .create_token(new_token(1, "trusted"))
-        .await
-        .unwrap()
-        .id;
-    let mark = ledger.change_mark().await.unwrap();
-    ledger.clone().revoke_token(id, NOW_MS).await.unwrap();
-    assert_ne!(ledger.change_mark().await.unwrap(), mark);
-}
-
-#[tokio::test]
-async fn a_refused_change_leaves_the_mark_alone() {
-    let (directory, here) = with_acme().await;
-    let there = open_again(&directory).await;
-    there.create_token(new_token(1, "trusted")).await.unwrap();
-    let mark = here.change_mark().await.unwrap();
-    there.create_workspace("acme", NOW_MS).await.unwrap_err();
-    there.delete_workspace("acme", NOW_MS).await.unwrap_err();
-    there
-        .create_token(new_token(2, "nonsense"))
-        .await
-        .unwrap_err();
-    assert_eq!(here.change_mark().await.unwrap(), mark);
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).unwrap().permissions().mode() & 0o777
-}
-
-#[tokio::test]
-async fn the_files_are_their_owners_alone_even_if_they_were_not() {
-    let (directory, ledger) = with_acme().await;
-    let files: Vec<_> = fs::read_dir(directory.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert_eq!(
-        files.len(),
-        3,
-        "the ledger and SQLite's two side files: {files:?}"
-    );
-    for file in &files {
-        assert_eq!(mode(file), 0o600, "{file:?}");
-    }
-    drop(ledger);
-    let path = directory.path().join("ledger.sqlite");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    let ledger = open_again(&directory).await;
-    assert_eq!(mode(&path), 0o600);
-    assert_eq!(names(&ledger).await, ["acme"]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_may_open_a_new_ledger_and_write_to_it_at_once() {
-    for _ in 0..5 {
-        let directory = TempDir::new().unwrap();
-        let path = directory.path().join("ledger.sqlite");
-        let mut writers = tokio::task::JoinSet::new();
-        for number in 0..8_u8 {
-            let path = path.clone();
-            writers.spawn(async move {
-                let ledger = Ledger::open(&path).await.unwrap();
-                match ledger.create_workspace("acme", NOW_MS).await {
-                    Ok(()) | Err(LedgerError::Exists { .. }) => {}
-                    Err(error) => panic!("{error:?}"),
-                }
-                ledger
-                    .create_token(new_token(number, "isolated"))
-                    .await
-                    .unwrap()
-                    .id
-            });
-        }
-        let mut ids = writers.join_all().await;
-        ids.sort_unstable();
-        assert_eq!(ids, (1..=8).collect::<Vec<u64>>());
-        assert_eq!(
-            open_again(&directory).await.tokens().await.unwrap().len(),
-            8
-        );
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn many_may_bring_an_older_ledger_up_to_date_at_once() {
-    for _ in 0..5 {
-        let (directory, ledger) = with_acme().await;
-        drop(ledger);
-        let path = directory.path().join("ledger.sqlite");
-        alter(
-            &path,
-            "DROP TABLE tokens; DROP TABLE workspaces; DELETE FROM _sqlx_migrations",
-        )
-        .await;
-        let mut openers = tokio::task::JoinSet::new();
-        for _ in 0..8 {
-            let path = path.clone();
-            openers.spawn(async move { Ledger::open(&path).await.unwrap() });
-        }
-        for ledger in openers.join_all().await {
-            assert_eq!(names(&ledger).await, [""; 0]);
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_file_that_is_no_ledger_is_said_to_be_damaged_and_left_alone() {
-    let directory = TempDir::new().unwrap();
-    let path = directory.path().join("ledger.sqlite");
-    let content = "not a database, but somebody's text\n".repeat(200);
-    fs::write(&path, &content).unwrap();
-    let refusal = Ledger::open(&path).await.unwrap_err();
-    assert!(
-        matches!(refusal, LedgerError::Damaged { .. }),
-        "{refusal:?}"
-    );
-    assert_eq!(fs::read_to_string(&path).unwrap(), content);
-}
-
-#[tokio::test]
-async fn a_missing_directory_is_an_error_that_names_the_file() {
-    let directory = TempDir::new().unwrap();
-    let path = directory.path().join("missing/ledger.sqlite");
-    let refusal = Ledger::open(&path).await.unwrap_err();
-    assert!(matches!(refusal, LedgerError::File { .. }), "{refusal:?}");
-    assert!(
-        refusal.to_string().contains("missing/ledger.sqlite"),
-        "{refusal}"
-    );
-}
-
-#[tokio::test]
-async fn a_ledger_from_the_future_is_refused_and_says_so() {
-    let (directory, ledger) = with_acme().await;
-    drop(ledger);
-    let path = directory.path().join("ledger.sqlite");
-    alter(
-        &path,
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (9999, 'from the future', TRUE, x'00', 0)",
-    )
-    .await;
-    let refusal = Ledger::open(&path).await.unwrap_err();
-    assert!(
-        matches!(refusal, LedgerError::Newer { version: 9999 }),
-        "{refusal:?}"
-    );
 }
