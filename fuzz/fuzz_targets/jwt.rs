@@ -27,7 +27,6 @@ struct Input<'a> {
 fn issuer(keys: KeySource) -> Issuer {
     Issuer {
         algorithms: Algorithm::ALL.to_vec(),
-        other_audiences: true,
         keys,
         ..Issuer::new("https://ci.example", "a")
     }

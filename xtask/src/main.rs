@@ -26,7 +26,9 @@ cargo xtask mutants [FILE]        break the policy and the authentication, line 
 cargo xtask clients               only install the pinned clients
 cargo xtask codegen [--check]     write what larder-proto has of the .proto files, or compare it
 cargo xtask docs --check|--write  compare docs/config.md with the program, or write it
-cargo xtask bench store|http|reapi  measure, and write bench/runs/DATE-MACHINE/";
+cargo xtask bench store|http|reapi  measure, and write bench/runs/DATE-MACHINE/
+cargo xtask bench peers [--profile PROFILE] [NAME=grpc://ADDRESS:PORT,PID]...
+                                  Larder against other caches, those that are started by hand as well";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -55,6 +57,7 @@ fn run(words: &[&str]) -> Result<()> {
         ["bench", "store"] => bench::program::run("store", "larder-store"),
         ["bench", "reapi"] => bench::program::run("reapi", "larder"),
         ["bench", "http"] => bench::http::run(),
+        ["bench", "peers", rest @ ..] => bench::peers::run(rest),
         _ => bail!("unknown chore {:?}\n{USAGE}", words.join(" ")),
     }
 }

@@ -13,7 +13,8 @@ use hyper_util::client::legacy::Client as Pooled;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use crate::error::{ClientError, OptionsError};
+use crate::addresses::{Names, is_link_local_host};
+use crate::error::{ClientError, ConnectProblem, OptionsError};
 use crate::tls;
 
 /// How many bytes of headers an answer may have. Servers send a few hundred; proxies in front of them add as much again.
@@ -42,10 +43,12 @@ pub struct ClientOptions {
     /// Speak HTTP/2 alone: without TLS it is spoken at once ("prior knowledge"), with TLS it is the only protocol offered.
     /// Else HTTP/1.1 alone.
     pub http2_only: bool,
+    /// Whether link-local addresses are asked, and those at which clouds answer their own machines.
+    pub link_local: bool,
 }
 
 impl Default for ClientOptions {
-    /// The system's roots, no identity, 30 seconds, 1 MiB, `larder/VERSION`, HTTP/1.1.
+    /// The system's roots, no identity, 30 seconds, 1 MiB, `larder/VERSION`, HTTP/1.1, no link-local addresses.
     fn default() -> Self {
         Self {
             system_roots: true,
@@ -55,6 +58,7 @@ impl Default for ClientOptions {
             answer_bytes_max: 1024 * 1024,
             user_agent: concat!("larder/", env!("CARGO_PKG_VERSION")).to_owned(),
             http2_only: false,
+            link_local: false,
         }
     }
 }
@@ -70,6 +74,7 @@ impl fmt::Debug for ClientOptions {
             .field("answer_bytes_max", &self.answer_bytes_max)
             .field("user_agent", &self.user_agent)
             .field("http2_only", &self.http2_only)
+            .field("link_local", &self.link_local)
             .finish()
     }
 }
@@ -77,7 +82,8 @@ impl fmt::Debug for ClientOptions {
 /// Sends requests over connections that it keeps for the next. Clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    pooled: Pooled<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    pooled: Pooled<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>,
+    link_local: bool,
     timeout: Duration,
     answer_bytes_max: usize,
     user_agent: HeaderValue,
@@ -91,7 +97,7 @@ impl Client {
         let https = HttpsConnectorBuilder::new()
             .with_tls_config(tls::configuration(&options)?)
             .https_or_http();
-        let mut tcp = HttpConnector::new();
+        let mut tcp = HttpConnector::new_with_resolver(Names::new(options.link_local));
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         let connector = if options.http2_only {
@@ -109,6 +115,7 @@ impl Client {
             .build(connector);
         Ok(Self {
             pooled,
+            link_local: options.link_local,
             timeout: options.timeout,
             answer_bytes_max: options.answer_bytes_max,
             user_agent,
@@ -129,6 +136,14 @@ impl Client {
         mut request: Request<Bytes>,
     ) -> Result<(Response<Bytes>, HeaderMap), ClientError> {
         let peer = peer(request.uri())?;
+        // An address is not looked up, so nobody else would look at it.
+        let host = request.uri().host().unwrap_or_default();
+        if !self.link_local && is_link_local_host(host) {
+            return Err(ClientError::Connect {
+                peer,
+                problem: ConnectProblem::LinkLocal,
+            });
+        }
         request
             .headers_mut()
             .entry(USER_AGENT)

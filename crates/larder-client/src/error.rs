@@ -10,6 +10,8 @@ use std::time::Duration;
 use hyper_util::client::legacy::Error as LegacyError;
 use rustls::CertificateError;
 
+use crate::addresses::LinkLocal;
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -58,6 +60,11 @@ pub enum ConnectProblem {
     /// The host's name has no address.
     #[error("its name cannot be resolved")]
     NoSuchName,
+    /// Every address of it is link-local, or one at which a cloud answers its own machines.
+    #[error(
+        "its address is link-local, or a cloud's for its own machines, and those are not asked"
+    )]
+    LinkLocal,
     /// Nobody listens there.
     #[error("connection refused")]
     Refused,
@@ -97,7 +104,8 @@ pub enum OptionsError {
 }
 
 impl ClientError {
-    pub(crate) fn of_request(peer: &str, error: &LegacyError) -> Self {
+    /// Why a request to `peer` (`host:port`) has no answer.
+    pub fn of_request(peer: &str, error: &LegacyError) -> Self {
         if error.is_connect() {
             Self::Connect {
                 peer: peer.to_owned(),
@@ -118,6 +126,13 @@ impl ClientError {
 
 impl ConnectProblem {
     fn read(error: &(dyn StdError + 'static)) -> Self {
+        let mut link = Some(error);
+        while let Some(error) = link {
+            if error.downcast_ref::<LinkLocal>().is_some() {
+                return Self::LinkLocal;
+            }
+            link = cause(error);
+        }
         let mut link = Some(error);
         while let Some(error) = link {
             if let Some(tls) = error.downcast_ref::<rustls::Error>() {

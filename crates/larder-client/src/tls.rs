@@ -10,8 +10,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use crate::client::ClientOptions;
 use crate::error::OptionsError;
 
-/// Without the protocols to negotiate, which the connector adds.
-pub(crate) fn configuration(options: &ClientOptions) -> Result<ClientConfig, OptionsError> {
+/// What the connector of a client needs for TLS, without the protocols to negotiate, which it adds itself.
+pub fn configuration(options: &ClientOptions) -> Result<ClientConfig, OptionsError> {
     // The cryptography is named here: which one is the process's default is nobody's business but the program's.
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

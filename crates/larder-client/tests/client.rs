@@ -36,6 +36,31 @@ const ANSWER_BYTES_MAX: usize = 1000;
 
 type Body = BoxBody<Bytes, Infallible>;
 
+#[tokio::test]
+async fn link_local_addresses_are_not_asked_however_they_are_written() {
+    let client = Client::new(ClientOptions {
+        timeout: PATIENCE,
+        ..ClientOptions::default()
+    });
+    let client = client.unwrap();
+    // The last two are names, which the system looks up as the address that they are.
+    for host in [
+        "169.254.169.254",
+        "[fe80::1]",
+        "[::ffff:169.254.169.254]",
+        "0xa9fea9fe",
+        "2852039166",
+    ] {
+        let request = Request::get(format!("http://{host}:1/latest/meta-data/"));
+        let answer = client.send(request.body(Bytes::new()).unwrap()).await;
+        let expected = ClientError::Connect {
+            peer: format!("{host}:1"),
+            problem: ConnectProblem::LinkLocal,
+        };
+        assert_eq!(answer.unwrap_err(), expected);
+    }
+}
+
 /// A server in this process: which connections it has had, and where it is.
 struct Server {
     address: SocketAddr,

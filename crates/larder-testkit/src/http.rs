@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+#[cfg(feature = "tls")]
 use crate::tls::{Client, TlsStream};
 
 /// How long one read or write may take.
@@ -174,6 +175,7 @@ impl Answer {
 #[derive(Debug)]
 enum Stream {
     Plain(TcpStream),
+    #[cfg(feature = "tls")]
     Tls(TlsStream),
 }
 
@@ -181,6 +183,7 @@ impl Stream {
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
+            #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.socket(),
         }
     }
@@ -188,6 +191,7 @@ impl Stream {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.read(buffer),
+            #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.read(buffer),
         }
     }
@@ -195,6 +199,7 @@ impl Stream {
     fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
             Self::Plain(socket) => socket.write_all(bytes),
+            #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
         }
     }
@@ -222,6 +227,7 @@ impl Connection {
     }
 
     /// Connects with TLS.
+    #[cfg(feature = "tls")]
     pub fn open_tls(address: SocketAddr, client: &Client) -> Result<Self> {
         Ok(Self {
             stream: Stream::Tls(client.connect(address)?),
@@ -230,6 +236,7 @@ impl Connection {
     }
 
     /// What TLS there is.
+    #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<&TlsStream> {
         match &self.stream {
             Stream::Plain(_) => None,
@@ -432,6 +439,7 @@ impl Connection {
 }
 
 /// One request on a connection of its own, with TLS.
+#[cfg(feature = "tls")]
 pub fn exchange_tls(address: SocketAddr, client: &Client, request: &Request) -> Result<Answer> {
     Connection::open_tls(address, client)?.exchange(request)
 }

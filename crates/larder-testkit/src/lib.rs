@@ -1,27 +1,35 @@
 //! Real parts for tests: the larder binary, an HTTP client that can misbehave, workspaces of real clients.
 //!
 //! Nothing here imitates Larder or a client. [`Server`] runs the program itself in a temporary home, [`http::Connection`]
-//! writes to its socket exactly the bytes it is told to, and [`nx`], [`moon`], [`bazel`], [`casd`], [`grpcio`] and [`nginx`] run the programs
-//! of those names.
+//! writes to its socket exactly the bytes it is told to, and [`nx`], [`moon`], [`bazel`], [`casd`], [`grpcio`], [`nginx`], [`s3`], [`azurite`] and
+//! [`postgres`] run the programs of those names.
 //!
 //! Always true: whatever this crate waits for has a deadline, and whatever it starts ends with the value that started it.
 
+pub mod azurite;
 pub mod bazel;
 pub mod casd;
 pub mod checkout;
 pub mod grpcio;
 pub mod http;
+mod identity;
+#[cfg(feature = "tls")]
 pub mod issuer;
 pub mod moon;
 pub mod nginx;
 pub mod nx;
 mod pinned;
+pub mod postgres;
 pub mod process;
+pub mod s3;
 mod server;
+#[cfg(feature = "tls")]
 pub mod tls;
+pub mod upkeep;
 
 use std::path::{Path, PathBuf};
 
+pub use identity::Identity;
 pub use server::{Access, Server, ServerOptions, TlsOptions};
 
 /// The root of the repository.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
+use crate::identity::Identity;
 use crate::process::{self, Finished};
-use crate::tls::Identity;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -140,7 +140,7 @@ impl Server {
             bail!("the server is running already");
         }
         let seen = self.output().len();
-        let mut command = self.command(None);
+        let mut command = self.command(self.options.core);
         let listen = if self.options.only_tls {
             "off".to_owned()
         } else {

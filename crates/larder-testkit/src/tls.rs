@@ -25,6 +25,8 @@ use rustls::{
 };
 use tempfile::TempDir;
 
+pub use crate::identity::Identity;
+
 use crate::http::PATIENCE;
 
 /// The name in every server's certificate, beside `127.0.0.1` and `localhost`.
@@ -45,31 +47,6 @@ pub enum Name {
     Email(String),
     /// An address.
     Ip(IpAddr),
-}
-
-/// A certificate and its key, in PEM files.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    /// The certificate, and nothing else.
-    pub certificate: PathBuf,
-    /// The key, readable by its owner.
-    pub key: PathBuf,
-    serial: u64,
-}
-
-impl Identity {
-    /// Puts this one in the place of `other`'s files, as a renewal does.
-    pub fn replace(&self, other: &Self) -> Result<()> {
-        for (from, to) in [
-            (&self.certificate, &other.certificate),
-            (&self.key, &other.key),
-        ] {
-            let beside = to.with_extension("new");
-            fs::copy(from, &beside)?;
-            fs::rename(beside, to)?;
-        }
-        Ok(())
-    }
 }
 
 /// An authority of its own.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use larder_testkit::http::{self, Request};
-use larder_testkit::{Access, Server, ServerOptions, process, target_dir};
+use larder_testkit::{Access, Identity, Server, ServerOptions, process, target_dir};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -23,8 +23,10 @@ use crate::{apt, shell};
 const ROUNDS: usize = 5;
 const WARM_UP_S: u32 = 1;
 const MEASURE_S: u32 = 3;
-const SERVER_CORE: usize = 0;
-const LOAD_CORE: usize = 1;
+/// Where the server under test runs, and nothing else.
+pub(super) const SERVER_CORE: usize = 0;
+/// Where the load comes from.
+pub(super) const LOAD_CORE: usize = 1;
 const START_LIMIT: Duration = Duration::from_secs(10);
 
 const LOADS: [Load; 5] = [
@@ -74,7 +76,7 @@ pub(crate) fn run() -> Result<()> {
         std::thread::available_parallelism()?.get() > LOAD_CORE,
         "this needs two cores"
     );
-    install_peers()?;
+    install(&["nginx", "wrk"])?;
     shell::timed("building larder in release", || {
         shell::show(shell::cargo().args(["build", "--release", "--locked", "--package", "larder"]))
     })?;
@@ -150,10 +152,10 @@ fn measure_larder(load: &Load, binary: &Path) -> Result<Outcome> {
 }
 
 fn measure_nginx(load: &Load) -> Result<Outcome> {
-    let server = Nginx::start()?;
+    let server = Nginx::start(None)?;
     let target = Target {
-        pid: server.process.id(),
-        url_prefix: format!("http://{}/files/", server.address),
+        pid: server.pid(),
+        url_prefix: format!("{}/", server.url()),
         token: None,
     };
     measure(load, &target, server.address)
@@ -178,18 +180,31 @@ fn measure(load: &Load, target: &Target<'_>, address: SocketAddr) -> Result<Outc
     load::run(load, target, LOAD_CORE, MEASURE_S)
 }
 
-struct Nginx {
+/// A folder that nginx serves at `/files/`, on the server's core. Stopped when dropped.
+pub(super) struct Nginx {
     process: Child,
+    scheme: &'static str,
     address: SocketAddr,
     _home: TempDir,
 }
 
 impl Nginx {
-    fn start() -> Result<Self> {
+    /// Where files are put and got.
+    pub(super) fn url(&self) -> String {
+        format!("{}://{}/files", self.scheme, self.address)
+    }
+
+    /// The master process; the worker is its child.
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Starts it and waits until it listens.
+    pub(super) fn start(tls: Option<&Identity>) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("larder-nginx-").tempdir()?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = free_address()?;
         let config = home.path().join("nginx.conf");
-        fs::write(&config, nginx_config(home.path(), address))?;
+        fs::write(&config, nginx_config(home.path(), address, tls))?;
         fs::create_dir(home.path().join("files"))?;
         let process = Command::new("taskset")
             .args(["--cpu-list", &SERVER_CORE.to_string(), "nginx", "-c"])
@@ -199,6 +214,7 @@ impl Nginx {
             .spawn()?;
         let mut server = Self {
             process,
+            scheme: if tls.is_some() { "https" } else { "http" },
             address,
             _home: home,
         };
@@ -223,8 +239,19 @@ impl Drop for Nginx {
 }
 
 /// One worker, sendfile, no access log: nginx at its best for this work.
-fn nginx_config(home: &Path, address: SocketAddr) -> String {
+fn nginx_config(home: &Path, address: SocketAddr, tls: Option<&Identity>) -> String {
     let home = home.display();
+    let listen = match tls {
+        None => format!("listen {address} backlog=1024;"),
+        Some(tls) => format!(
+            "listen {address} ssl backlog=1024;
+    ssl_certificate {};
+    ssl_certificate_key {};
+    ssl_protocols TLSv1.2 TLSv1.3;",
+            tls.certificate.display(),
+            tls.key.display()
+        ),
+    };
     format!(
         "daemon off;
 user root;
@@ -244,7 +271,7 @@ http {{
   uwsgi_temp_path {home}/uwsgi;
   scgi_temp_path {home}/scgi;
   server {{
-    listen {address} backlog=1024;
+    {listen}
     root {home};
     location /files/ {{ dav_methods PUT; }}
   }}
@@ -253,9 +280,20 @@ http {{
     )
 }
 
-fn install_peers() -> Result<()> {
-    let missing: Vec<&str> = ["nginx", "wrk"]
-        .into_iter()
+/// A port that nobody has at this moment.
+pub(super) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// nginx alone.
+pub(super) fn install_nginx() -> Result<()> {
+    install(&["nginx"])
+}
+
+fn install(programs: &[&'static str]) -> Result<()> {
+    let missing: Vec<&str> = programs
+        .iter()
+        .copied()
         .filter(|program| nginx_or_path(program).is_none())
         .collect();
     if missing.is_empty() {

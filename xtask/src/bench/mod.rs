@@ -3,6 +3,7 @@
 
 pub(crate) mod http;
 mod load;
+pub(crate) mod peers;
 pub(crate) mod program;
 
 use std::fs;
@@ -16,7 +17,7 @@ use crate::shell;
 
 /// What a benchmark found.
 pub(crate) struct Report {
-    /// `store`, `http` or `reapi`.
+    /// `store`, `http`, `reapi` or `peers`.
     pub(crate) topic: &'static str,
     /// How it was measured, in Markdown.
     pub(crate) method: String,
