@@ -8,9 +8,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use larder_model::Principal;
+use larder_model::{Principal, WriterId};
 
 use crate::authenticator::{BadCredential, Credential};
+use crate::ci::Decision;
+use crate::claims::VerifiedClaims;
 use crate::shards::{SHARDS, Shard, Shards};
 use crate::token::TokenHash;
 
@@ -27,16 +29,40 @@ const LAST_USED_RESOLUTION_MS: u64 = 1_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PolicyEpoch(u64);
 
-/// Who the bearer of a JWT is.
+/// Who the bearer of a JWT is. It lasts until the JWT itself stops being good, or for [`ADMITTED_MS_MAX`], whichever is shorter.
+///
+/// Made of what an issuer signed and what a rule decided, and of nothing else:
+/// ```compile_fail,E0451
+/// # use larder_auth::{Admission, PolicyEpoch};
+/// # use larder_model::Principal;
+/// # fn forge(principal: Principal, epoch: PolicyEpoch) -> Admission {
+/// Admission { principal, expires_at_ms: u64::MAX, epoch }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Admission {
-    /// The bearer.
-    pub principal: Principal,
-    /// When the JWT itself stops being good, in unix milliseconds. The admission lasts until then, or for
-    /// [`ADMITTED_MS_MAX`], whichever is shorter.
-    pub expires_at_ms: u64,
-    /// The rules under which it was decided.
-    pub epoch: PolicyEpoch,
+    principal: Principal,
+    /// When the JWT itself stops being good, in unix milliseconds.
+    expires_at_ms: u64,
+    epoch: PolicyEpoch,
+}
+
+impl Admission {
+    /// Admits the bearer of these claims as what was decided about them under the rules of `epoch`, with the number that the
+    /// ledger has for its writer.
+    pub fn of(
+        claims: &VerifiedClaims,
+        decision: &Decision,
+        writer: WriterId,
+        epoch: PolicyEpoch,
+    ) -> Self {
+        let (workspace, access) = (decision.workspace().clone(), decision.access().clone());
+        Self {
+            principal: Principal::new(workspace, access, writer),
+            expires_at_ms: claims.valid_until_ms(),
+            epoch,
+        }
+    }
 }
 
 /// Why a JWT is set aside.
@@ -206,7 +232,7 @@ fn insert_bounded<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use larder_model::{Access, WriterId};
+    use larder_model::Access;
 
     fn hash(number: u64) -> TokenHash {
         TokenHash::of(&number.to_le_bytes())

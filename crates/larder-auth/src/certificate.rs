@@ -1,7 +1,7 @@
 //! Client certificates: the names in one that TLS has verified, and the rules that map a name to what its bearer may do.
 //!
 //! Whether a certificate is signed by the client authority, is in force and belongs to the connection's peer is for TLS to say.
-//! Here only subject alternative names count; a common name is shown to people and maps to nothing.
+//! Here only subject alternative names count; a common name maps to nothing.
 
 use std::net::IpAddr;
 
@@ -32,10 +32,6 @@ impl San {
 pub struct CertificateNames {
     /// The names that rules can map.
     pub subject_alternative_names: Vec<San>,
-    /// The subject's common name, for people.
-    pub common_name: Option<String>,
-    /// The SHA-256 of the certificate's DER.
-    pub fingerprint_sha256: [u8; 32],
     /// When the certificate ends, in unix milliseconds. TLS has looked once; a connection may live longer.
     pub not_after_ms: u64,
 }

@@ -92,8 +92,6 @@ pub struct Issuer {
     pub url: String,
     /// What `aud` must be: one of these.
     pub audiences: Vec<String>,
-    /// Whether `aud` may name others besides. A JWT for several parties can be replayed by each of them.
-    pub other_audiences: bool,
     /// The algorithms that it signs with.
     pub algorithms: Vec<Algorithm>,
     /// Where its keys come from.
@@ -108,7 +106,6 @@ impl Issuer {
         Self {
             url: url.to_owned(),
             audiences: vec![audience.to_owned()],
-            other_audiences: false,
             algorithms: vec![Algorithm::Rs256],
             keys: KeySource::Discovery,
             lifetime_s_max: JWT_LIFETIME_S_MAX,
@@ -370,7 +367,7 @@ fn read_header<'h>(
     Ok((algorithm, key_id.ok_or(JwtProblem::NoKeyId)?))
 }
 
-/// `aud` is one of ours, as a text or in a list; beside it there may be others only where that is configured.
+/// `aud` is one of ours, as a text or in a list with none beside it: whoever else it names could use the JWT here.
 fn check_audience(claims: &Claims, issuer: &Issuer) -> Result<(), JwtProblem> {
     let ours = |value: &Value| {
         value
@@ -379,11 +376,7 @@ fn check_audience(claims: &Claims, issuer: &Issuer) -> Result<(), JwtProblem> {
     };
     let accepted = match claims.get("aud") {
         Some(Value::String(_)) => claims.get("aud").is_some_and(ours),
-        Some(Value::Array(list)) => {
-            list.iter().any(ours)
-                && list.iter().all(Value::is_string)
-                && (issuer.other_audiences || list.iter().all(ours))
-        }
+        Some(Value::Array(list)) => !list.is_empty() && list.iter().all(ours),
         Some(_) | None => return Err(JwtProblem::Claim("aud")),
     };
     if accepted {

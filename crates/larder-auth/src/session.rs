@@ -3,7 +3,8 @@
 //! The ledger keeps them. This table is replaced by what the ledger says, a few times a second at most, and changed at once
 //! where this node makes or ends a session, so that nobody waits for the ledger to be read again.
 //!
-//! Always true: what was made or ended here after somebody began to read the ledger survives what was read.
+//! Always true: what was made or ended here after somebody began to read the ledger survives what was read. A session that has
+//! ended, wherever that was known first, is never in force again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,14 @@ pub struct SessionGrant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionMark(u64);
 
+impl SessionGrant {
+    /// Who its bearer is while it is in force.
+    pub fn principal(&self) -> Principal {
+        let (workspace, access) = (self.workspace.clone(), self.access.clone());
+        Principal::new(workspace, access, WriterId(self.writer))
+    }
+}
+
 #[derive(Debug)]
 struct KnownSession {
     principal: Principal,
@@ -47,11 +56,7 @@ struct KnownSession {
 impl KnownSession {
     fn of(grant: &SessionGrant, change: u64) -> Arc<Self> {
         Arc::new(Self {
-            principal: Principal::new(
-                grant.workspace.clone(),
-                grant.access.clone(),
-                WriterId(grant.writer),
-            ),
+            principal: grant.principal(),
             expires_at_ms: grant.expires_at_ms,
             revoked: grant.revoked,
             change,
@@ -92,7 +97,11 @@ impl Sessions {
             shard.retain(|_, session| session.change > mark.0);
             for grant in &by_shard[index] {
                 let fresh = || KnownSession::of(grant, 0);
-                shard.entry(grant.hash).or_insert_with(fresh);
+                if grant.revoked {
+                    shard.insert(grant.hash, fresh());
+                } else {
+                    shard.entry(grant.hash).or_insert_with(fresh);
+                }
             }
         });
     }
@@ -102,7 +111,7 @@ impl Sessions {
         for grant in grants {
             self.known.change(&grant.hash, |shard| {
                 let changed_since = |known: &Arc<KnownSession>| known.change > mark.0;
-                if !shard.get(&grant.hash).is_some_and(changed_since) {
+                if grant.revoked || !shard.get(&grant.hash).is_some_and(changed_since) {
                     shard.insert(grant.hash, KnownSession::of(grant, 0));
                 }
             });
@@ -117,7 +126,10 @@ impl Sessions {
     pub(crate) fn add(&self, grant: &SessionGrant) {
         let session = KnownSession::of(grant, self.next_change());
         self.known.change(&grant.hash, |shard| {
-            shard.insert(grant.hash, Arc::clone(&session));
+            let ended = shard.get(&grant.hash).is_some_and(|known| known.revoked);
+            if !ended {
+                shard.insert(grant.hash, Arc::clone(&session));
+            }
         });
     }
 

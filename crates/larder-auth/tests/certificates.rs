@@ -25,8 +25,6 @@ fn rule(san: San, access: Access, writer: u64) -> CertificateGrant {
 fn certificate(names: &[San]) -> CertificateNames {
     CertificateNames {
         subject_alternative_names: names.to_vec(),
-        common_name: Some("ci.example".to_owned()),
-        fingerprint_sha256: [1; 32],
         not_after_ms: NOW_MS + 1000,
     }
 }
@@ -55,6 +53,7 @@ fn check(names: &[San], expected: Result<Credential, BadCredential>) {
             2,
         ),
         rule(San::Ip("192.0.2.7".parse().unwrap()), Access::Trusted, 1),
+        rule(San::dns("trunk.example"), Access::Trusted, 3),
     ]);
     let certificate = certificate(names);
     let presented = Presented {
@@ -88,7 +87,6 @@ fn a_name_that_a_rule_maps_is_its_bearer_and_any_other_is_nobody() {
     ] {
         check(&[other], Ok(Credential::Absent));
     }
-    // The common name says ci.example in all of these, and maps to nothing.
     check(&[], Ok(Credential::Absent));
 }
 
@@ -96,6 +94,9 @@ fn a_name_that_a_rule_maps_is_its_bearer_and_any_other_is_nobody() {
 fn names_that_mean_different_bearers_are_loud_and_names_of_one_are_not() {
     let same = San::Ip("192.0.2.7".parse().unwrap());
     check(&[San::dns("ci.example"), same], known(Access::Trusted, 1));
+    // Another rule that gives the same: entries remember the one of the first name.
+    let two = [San::dns("trunk.example"), San::dns("ci.example")];
+    check(&two, known(Access::Trusted, 3));
     let other = San::Uri("spiffe://acme/reader".to_owned());
     check(
         &[San::dns("ci.example"), other],

@@ -185,26 +185,6 @@ fn the_audience_is_this_server_alone() {
 }
 
 #[test]
-fn other_audiences_are_taken_beside_ours_only_where_that_is_configured() {
-    let issuer = Issuer {
-        other_audiences: true,
-        ..fixed(&[RSA.jwk("one")])
-    };
-    let issuers = Issuers::new(vec![issuer]).unwrap();
-    for (audience, expected) in [
-        (json!([AUDIENCE, "https://other.example"]), Ok(())),
-        (json!(["https://other.example"]), Err(JwtProblem::Audience)),
-        (json!([AUDIENCE, 1]), Err(JwtProblem::Audience)),
-    ] {
-        let mut claims = claims();
-        claims["aud"] = audience;
-        let jwt = RSA.jwt(&header().to_string(), &claims.to_string());
-        let found = issuers.verify(jwt.as_bytes(), NOW_MS).map(|_| ());
-        assert_eq!(found, expected, "{claims}");
-    }
-}
-
-#[test]
 fn times_are_whole_numbers_and_exact_to_the_leeway() {
     for name in ["exp", "iat", "nbf"] {
         for value in [

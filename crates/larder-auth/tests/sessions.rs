@@ -2,11 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod forge;
+
+use forge::{ISSUER, RSA, claims, header, issuers};
+use larder_auth::ci::{Custom, ExactClaims, Preset, Rule, Rules};
 use larder_auth::{
     ADMITTED_MS_MAX, Admission, Authenticator, BadCredential, Credential, CredentialKind,
     Presented, SessionGrant, SessionSecret, SetAside, TokenGrant, TokenHash, TokenSecret,
 };
 use larder_model::{Access, Principal, WriterId};
+use serde_json::json;
 
 const NOW_MS: u64 = 1_800_000_000_000;
 const JWT: &str = "aaaa.bbbb.cccc";
@@ -112,6 +117,36 @@ fn what_the_ledger_said_before_does_not_undo_what_happened_since() {
 }
 
 #[test]
+fn a_session_that_has_ended_elsewhere_is_never_in_force_again() {
+    for replace in [true, false] {
+        let authenticator = Authenticator::new();
+        let [late, early] = [(); 2].map(|()| SessionSecret::generate());
+        let read = |session: &SessionSecret, mark| {
+            let revoked = SessionGrant {
+                revoked: true,
+                ..grant(1, session)
+            };
+            if replace {
+                authenticator.replace_sessions(&[revoked], mark);
+            } else {
+                authenticator.update_sessions(&[revoked], mark);
+            }
+        };
+        // It ended before it was known here that there was one.
+        read(&late, authenticator.session_mark());
+        authenticator.add_session(&grant(1, &late));
+        let found = ask(&authenticator, late.expose(), NOW_MS);
+        assert_eq!(found, Ok(Credential::Expired), "{replace}");
+        // And while the ledger was being read.
+        let mark = authenticator.session_mark();
+        authenticator.add_session(&grant(1, &early));
+        read(&early, mark);
+        let found = ask(&authenticator, early.expose(), NOW_MS);
+        assert_eq!(found, Ok(Credential::Expired), "{replace}");
+    }
+}
+
+#[test]
 fn an_update_leaves_the_other_sessions_as_they_are() {
     let authenticator = Authenticator::new();
     let [kept, changed] = [(); 2].map(|()| SessionSecret::generate());
@@ -175,11 +210,34 @@ fn a_session_works_as_a_password_and_every_typo_of_it_is_malformed() {
 }
 
 fn admit(authenticator: &Authenticator, jwt: &str, expires_at_ms: u64) {
-    let admission = Admission {
-        principal: principal(9),
-        expires_at_ms,
-        epoch: authenticator.policy_epoch(),
+    let one = |claim: &str, value: &str| {
+        ExactClaims::new([(claim.to_owned(), vec![value.to_owned()])].into())
     };
+    let rules = Rules::new(vec![Rule {
+        name: "web".parse().unwrap(),
+        workspace: "acme".parse().unwrap(),
+        issuer: ISSUER.to_owned(),
+        preset: Preset::Custom(Custom {
+            claims: one("project", "1"),
+            trusted_claims: one("branch", "main"),
+            ..Custom::default()
+        }),
+    }]);
+    let mut said = claims();
+    // A JWT is good for half a minute longer than it says.
+    for (claim, value) in [
+        ("iat", json!(NOW_MS / 1000 - 60)),
+        ("exp", json!(expires_at_ms / 1000 - 30)),
+        ("project", json!("1")),
+        ("branch", json!("main")),
+    ] {
+        said[claim] = value;
+    }
+    let genuine = RSA.jwt(&header().to_string(), &said.to_string());
+    let verified = issuers().verify(genuine.as_bytes(), NOW_MS).unwrap();
+    let decision = rules.unwrap().decide(&verified).unwrap();
+    let epoch = authenticator.policy_epoch();
+    let admission = Admission::of(&verified, &decision, WriterId(9), epoch);
     authenticator.admit(&TokenHash::of(jwt.as_bytes()), admission, NOW_MS);
 }
 

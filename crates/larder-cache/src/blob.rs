@@ -14,11 +14,12 @@ use larder_model::{
     BlobHash, Dialect, Digest, DigestFunction, ReadGrant, Scope, WorkspaceName, WriteGrant,
     WriterId,
 };
-use larder_store::{Entry, Pool};
+use larder_store::Pool;
 
 use crate::body::HitBody;
 use crate::cache::{Cache, Doubt, Intent, NotAtHand};
 use crate::encoding::{Encoding, StoredForm};
+use crate::found::{Found, FoundBody};
 use crate::key::StorageKey;
 use crate::lanes::Lane;
 use crate::metrics::KindSeries;
@@ -52,7 +53,7 @@ impl BlobName {
     }
 
     /// Whether an entry under the blob's hash is of this size.
-    fn fits(&self, entry: &Entry) -> bool {
+    fn fits(&self, entry: &Found) -> bool {
         StoredForm::decode(&entry.metadata, entry.size)
             .is_some_and(|form| self.size.is_none_or(|size| size == form.size))
     }
@@ -113,7 +114,7 @@ impl Cache {
         }
         let started = Instant::now();
         let key = |scope: &Scope| name.storage_key(grant, scope);
-        let fits = |entry: &Entry| name.fits(entry);
+        let fits = |entry: &Found| name.fits(entry);
         let found = self.find(grant, &key, 0, Doubt::IsPassed, fits).await;
         self.found_blob(found.map(|(entry, _)| entry), grant, name, started)
     }
@@ -129,14 +130,14 @@ impl Cache {
         }
         let started = Instant::now();
         let key = |scope: &Scope| name.storage_key(grant, scope);
-        let fits = |entry: &Entry| name.fits(entry);
+        let fits = |entry: &Found| name.fits(entry);
         let found = self.find_at_hand(grant, key, Doubt::IsPassed, fits)?;
         Ok(self.found_blob(found, grant, name, started))
     }
 
     fn found_blob(
         &self,
-        entry: Option<Entry>,
+        entry: Option<Found>,
         grant: &ReadGrant,
         name: &BlobName,
         started: Instant,
@@ -158,7 +159,7 @@ impl Cache {
     fn empty_blob(&self, grant: &ReadGrant, name: &BlobName) -> BlobHit {
         let lane = self.lanes.of(grant.kind());
         let series = self.blob_series(grant, name);
-        let body = larder_store::Body::Whole(Bytes::new());
+        let body = FoundBody::Stored(larder_store::Body::Whole(Bytes::new()));
         BlobHit {
             size: 0,
             stored: Encoding::Identity,
@@ -303,6 +304,7 @@ impl Cache {
         let pool = handle.wait().await.ok_or(PutRefusal::Unavailable)?;
         let draft = draft(grant, name, name.size, encoding, Keep::AsSent);
         let promise = promise(grant, pool, &draft);
+        let offering = self.offering(grant, &draft);
         let verification = self.verification(grant, name, name.size, encoding);
         let sink = Sink::Collected(Box::new(Collection {
             draft,
@@ -318,6 +320,7 @@ impl Cache {
             limit,
             durability: pool.durability(),
             promise: Some(promise),
+            offering,
             lane: self.lanes.of(grant.kind()).clone(),
             turn: None,
             series: series.clone(),
@@ -381,6 +384,7 @@ fn draft(
         metadata: StoredForm { encoding, size }.metadata(),
         check: size_check(size),
         writer: grant.writer().0,
+        dialect: name.dialect(),
         replace: false,
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A small entry is whole and verified before anyone hears of it. A large one is read piece by
 //! piece, each verified before it is handed out; if one does not verify the body ends with
-//! [`BodyLost`], never as if it were complete.
+//! [`BodyLost`], never as if it were complete. One that is on its way from the bucket comes as it
+//! arrives ([`crate::arrival`]).
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,6 +13,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use larder_store::{ReadError, Reader, Wait};
 
+use crate::arrival::Arrival;
+use crate::found::FoundBody;
 use crate::lanes::{COLD_PIECE_WAIT_MAX, Lane, permits};
 use crate::metrics::KindSeries;
 
@@ -27,6 +30,7 @@ type ColdRead = Pin<Box<dyn Future<Output = (Option<Reader>, Piece)> + Send>>;
 enum State {
     Whole(Bytes),
     Warm(Reader),
+    Arriving(Box<Arrival>),
     Cold(ColdRead),
     Ended,
 }
@@ -41,14 +45,15 @@ pub struct HitBody {
 
 impl HitBody {
     pub(crate) fn new(
-        body: larder_store::Body,
+        body: FoundBody,
         size: u64,
         lane: Arc<Lane>,
         series: Arc<KindSeries>,
     ) -> Self {
         let state = match body {
-            larder_store::Body::Whole(bytes) => State::Whole(bytes),
-            larder_store::Body::Stream(reader) => State::Warm(reader),
+            FoundBody::Stored(larder_store::Body::Whole(bytes)) => State::Whole(bytes),
+            FoundBody::Stored(larder_store::Body::Stream(reader)) => State::Warm(reader),
+            FoundBody::Arriving(arrival) => State::Arriving(arrival),
         };
         Self {
             state,
@@ -68,7 +73,7 @@ impl HitBody {
                 self.series.bytes_out(bytes.len() as u64);
                 Some(bytes)
             }
-            State::Warm(_) | State::Cold(_) | State::Ended => None,
+            State::Warm(_) | State::Arriving(_) | State::Cold(_) | State::Ended => None,
         }
     }
 
@@ -78,6 +83,7 @@ impl HitBody {
         match &mut self.state {
             State::Whole(bytes) => *bytes = bytes.slice(position as usize..),
             State::Warm(reader) => reader.seek(position),
+            State::Arriving(arrival) => arrival.skip_to(position),
             // There is nothing to leave out.
             State::Ended => {}
             State::Cold(_) => unreachable!("only a poll begins to read"),
@@ -115,6 +121,20 @@ impl HitBody {
                         continue;
                     }
                 },
+                State::Arriving(mut arrival) => match arrival.poll_next(context) {
+                    Poll::Pending => {
+                        self.state = State::Arriving(arrival);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(None) if self.remaining > 0 => {
+                        self.state = State::Cold(Box::pin(late_read(arrival, self.lane.clone())));
+                        continue;
+                    }
+                    Poll::Ready(piece) => {
+                        self.state = State::Arriving(arrival);
+                        Ok(piece)
+                    }
+                },
                 State::Cold(mut read) => match read.as_mut().poll(context) {
                     Poll::Pending => {
                         self.state = State::Cold(read);
@@ -147,6 +167,14 @@ impl HitBody {
                 Some(Err(BodyLost))
             }
         }
+    }
+}
+
+/// Goes on from the pool with a body whose pieces were not taken fast enough.
+async fn late_read(arrival: Box<Arrival>, lane: Arc<Lane>) -> (Option<Reader>, Piece) {
+    match arrival.land(lane.clone()).await {
+        Some(reader) => cold_read(reader, lane).await,
+        None => (None, Err(BodyLost)),
     }
 }
 

@@ -6,16 +6,20 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
+use larder_bucket::Unavailable;
 use larder_model::{Dialect, EntryKey, ReadGrant, Scope, WorkspaceName, WriteGrant, WriterId};
 use larder_store::{Begin, Entry, Pool, Wait, WouldBlock};
 
 use crate::body::HitBody;
+use crate::bring::Place;
+use crate::found::Found;
 use crate::key::StorageKey;
 use crate::lanes::{COLD_READ_WAIT_MAX, Lane, Lanes, permits};
 use crate::metrics::{CacheCollector, CacheMetrics, KindSeries};
 use crate::pool::{PoolHandle, PoolPair};
 use crate::spool::{Spool, Target};
 use crate::stream::{Keep, Proof, Stream};
+use crate::tier::{Offering, Tier, lane_of, realm_of};
 use crate::turns::ControlTurns;
 use crate::upload::{
     COLLECTED_BYTES_MAX, CollectedBody, Collection, Draft, Promise, PutRefusal, PutStart, Sink,
@@ -80,6 +84,9 @@ pub struct Cache {
     metrics: CacheMetrics,
     pub(crate) lanes: Lanes,
     pub(crate) control_turns: ControlTurns,
+    /// Of exports, which last as long as their readers.
+    pub(crate) export_turns: ControlTurns,
+    pub(crate) tier: Option<Arc<Tier>>,
 }
 
 impl Cache {
@@ -98,7 +105,21 @@ impl Cache {
             metrics,
             lanes: Lanes::new(),
             control_turns: ControlTurns::new(),
+            export_turns: ControlTurns::new(),
+            tier: None,
         }
+    }
+
+    /// Puts a bucket behind the pools. The cache is what [`larder_bucket::Bucket::run`] is to be given.
+    #[must_use]
+    pub fn with_tier(mut self, tier: Tier) -> Self {
+        self.tier = Some(Arc::new(tier));
+        self
+    }
+
+    /// The bucket behind the pools, if there is one.
+    pub fn tier(&self) -> Option<&Tier> {
+        self.tier.as_deref()
     }
 
     /// Puts other limits in force for everything that begins from now on.
@@ -173,7 +194,7 @@ impl Cache {
     /// Counts a look-up that is over.
     pub(crate) fn found(
         &self,
-        entry: Option<Entry>,
+        entry: Option<Found>,
         grant: &ReadGrant,
         dialect: Dialect,
         started: Instant,
@@ -204,18 +225,25 @@ impl Cache {
         name: &(impl Fn(&Scope) -> StorageKey + Sync),
         from: usize,
         doubt: Doubt,
-        fits: impl Fn(&Entry) -> bool,
-    ) -> Option<(Entry, usize)> {
+        fits: impl Fn(&Found) -> bool,
+    ) -> Option<(Found, usize)> {
         let pair = self.pair(grant.workspace());
         for (step, scope) in grant.path().scopes().enumerate().skip(from) {
             let read = match pair.of(&scope).wait().await {
                 None => None,
                 Some(pool) => {
-                    if let Ok(entry) = warm(pool, || name(&scope)) {
+                    let read = if let Ok(entry) = warm(pool, || name(&scope)) {
                         Some(entry)
                     } else {
                         let key = name(&scope).as_bytes().into();
                         read_cold(pool.clone(), key, self.lanes.of(grant.kind())).await
+                    };
+                    match (&self.tier, read) {
+                        (Some(tier), Some(entry)) => {
+                            // On the heap: without a bucket it must not make every request larger.
+                            Box::pin(self.beyond(tier, pool, grant, &scope, name, entry)).await
+                        }
+                        (_, read) => read.map(|entry| entry.map(Found::from)),
                     }
                 }
             };
@@ -232,20 +260,69 @@ impl Cache {
         None
     }
 
+    /// What there is of a key in a scope, with what the bucket has, if this is what the pool has. `None`: a doubt.
+    async fn beyond(
+        &self,
+        tier: &Arc<Tier>,
+        pool: &Pool,
+        grant: &ReadGrant,
+        scope: &Scope,
+        name: &(impl Fn(&Scope) -> StorageKey + Sync),
+        local: Option<Entry>,
+    ) -> Option<Option<Found>> {
+        let local = local.map(Found::from);
+        let Some(realm) = realm_of(grant.workspace(), scope) else {
+            return Some(local);
+        };
+        if let Some(entry) = &local
+            && !tier.supersedes(
+                &realm,
+                name(scope).as_bytes(),
+                (entry.written_at_ms, entry.check),
+            )
+        {
+            return Some(local);
+        }
+        let place = Place {
+            realm,
+            key: name(scope).as_bytes().into(),
+            pool: pool.clone(),
+            lane: self.lanes.of(grant.kind()).clone(),
+            trust: lane_of(grant.kind()),
+        };
+        if local.is_none() && tier.look_up(&place.realm, &place.key).await.is_none() {
+            return Some(None);
+        }
+        match (tier.bring(place).await, local) {
+            (Ok(Some(found)), _) => Some(Some(found)),
+            (_, Some(local)) => Some(Some(local)),
+            (Ok(None), None) => Some(None),
+            (Err(Unavailable), None) => None,
+        }
+    }
+
     /// [`Cache::find`] without waiting for anything. What is at hand in no scope and in doubt in one is not at hand.
     pub(crate) fn find_at_hand(
         &self,
         grant: &ReadGrant,
         name: impl Fn(&Scope) -> StorageKey,
         doubt: Doubt,
-        fits: impl Fn(&Entry) -> bool,
-    ) -> Result<Option<Entry>, NotAtHand> {
+        fits: impl Fn(&Found) -> bool,
+    ) -> Result<Option<Found>, NotAtHand> {
         let pair = self.pair(grant.workspace());
         let mut missing = Ok(None);
         for scope in grant.path().scopes() {
             let pool = pair.of(&scope).pool().ok_or(NotAtHand);
             let read =
                 pool.and_then(|pool| warm(pool, || name(&scope)).map_err(|WouldBlock| NotAtHand));
+            let read = match (&self.tier, read) {
+                (Some(tier), Ok(entry)) => {
+                    let key = name(&scope);
+                    is_enough(tier, grant.workspace(), &scope, key, entry.as_ref()).map(|()| entry)
+                }
+                (_, read) => read,
+            };
+            let read = read.map(|entry| entry.map(Found::from));
             match (read, doubt) {
                 (Err(NotAtHand), Doubt::EndsIt) => return Err(NotAtHand),
                 (Err(NotAtHand), Doubt::IsPassed) => missing = Err(NotAtHand),
@@ -305,8 +382,9 @@ impl Cache {
             draft: Draft {
                 key: StorageKey::encode(grant.workspace(), grant.scope(), dialect, key),
                 metadata,
-                check: 0,
+                check: self.tier.as_ref().map_or(0, |tier| tier.random_check()),
                 writer: grant.writer().0,
+                dialect,
                 replace,
             },
             declared: size,
@@ -334,6 +412,7 @@ impl Cache {
             promise,
             started,
         } = intent;
+        let offering = self.offering(grant, &draft);
         let lane = self.lanes.of(grant.kind());
         let small = declared.filter(|size| *size <= COLLECTED_BYTES_MAX);
         // What an upload in memory decodes to would have no bound but the limit.
@@ -380,6 +459,7 @@ impl Cache {
             limit,
             durability: pool.durability(),
             promise,
+            offering,
             lane: lane.clone(),
             turn: None,
             series: series.clone(),
@@ -405,8 +485,21 @@ impl Cache {
             if pool.contains(key.as_bytes()) {
                 return Ok(true);
             }
+            if let Some(tier) = &self.tier
+                && let Some(realm) = realm_of(grant.workspace(), &scope)
+                && tier.bucket.lookup(&realm, key.as_bytes()).is_some()
+            {
+                return Ok(true);
+            }
         }
         Ok(false)
+    }
+
+    /// What is done with an entry once it is stored.
+    pub(crate) fn offering(&self, grant: &WriteGrant, draft: &Draft) -> Option<Offering> {
+        let tier = self.tier.as_ref()?;
+        let key = draft.key.as_bytes();
+        tier.offering(grant.workspace(), grant.scope(), draft.dialect, key)
     }
 
     pub(crate) fn pair(&self, workspace: &WorkspaceName) -> &PoolPair {
@@ -457,6 +550,28 @@ pub(crate) struct NamedPool<'a> {
     /// The only workspace whose entries live in it; `None`: many workspaces share it.
     pub owner: Option<&'a WorkspaceName>,
     pub handle: &'a PoolHandle,
+}
+
+/// Whether what the pool has of a key is all that a reader need know.
+fn is_enough(
+    tier: &Tier,
+    workspace: &WorkspaceName,
+    scope: &Scope,
+    key: StorageKey,
+    local: Option<&Entry>,
+) -> Result<(), NotAtHand> {
+    let Some(realm) = realm_of(workspace, scope) else {
+        return Ok(());
+    };
+    match local {
+        None => tier.is_unknown_at_hand(&realm, key.as_bytes()),
+        Some(entry)
+            if tier.supersedes(&realm, key.as_bytes(), (entry.written_at_ms, entry.check)) =>
+        {
+            Err(NotAtHand)
+        }
+        Some(_) => Ok(()),
+    }
 }
 
 /// Reads what is in memory. The key lives on the stack, so no future should hold it.

@@ -7,17 +7,20 @@
 mod change;
 mod entries;
 mod filter;
+mod order;
 mod stats;
 
 use larder_model::{AdminGrant, WorkspaceName};
 use larder_store::{Pool, StoreError};
 
 use crate::cache::{Cache, NamedPool};
+use crate::turns::ControlTurn;
 
 pub use change::{CHANGED_ROW_COUNT_MAX, Change, Changed, ChangedRow};
 pub use entries::{ENTRY_REPORT_COUNT_MAX, Entries, EntryPlace, EntryReport, Export};
 pub use filter::{EntryFilter, KeyFilter, Selection};
 pub use larder_store::{Standing, Verified};
+pub use order::{Order, OrderKeeper, OrderNotKept};
 pub use stats::{PoolReport, STATS_ROW_COUNT_MAX, Stats, StatsRow};
 
 /// Why a control call did nothing, or not all.
@@ -44,9 +47,40 @@ pub enum ControlError {
         /// The pool's name in reports.
         pool: String,
     },
-    /// The store failed half-way.
+    /// The bucket would go on having the entries, as nobody can keep in mind that they are not to be served; nothing was
+    /// changed.
+    #[error("nothing was changed")]
+    NotKept(#[from] OrderNotKept),
+    /// More entries than can be released at once; nothing was changed.
+    #[error("more than {limit} entries at once: add a condition")]
+    TooMany {
+        /// The most entries.
+        limit: u64,
+    },
+    /// The store failed.
     #[error("the store failed")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
+    /// The store failed half-way.
+    #[error(
+        "the store failed when {entries} entries had been selected, and some of them may not be changed: repeat this"
+    )]
+    Incomplete {
+        /// How many entries had been selected.
+        entries: u64,
+        /// Bytes of their bodies.
+        bytes: u64,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+impl From<StoreError> for ControlError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::TooMany { limit } => Self::TooMany { limit },
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl Cache {
@@ -64,7 +98,8 @@ impl Cache {
                 return Err(ControlError::SharedPools);
             }
         }
-        self.off_thread(grant, move || {
+        let turn = self.control_turn(grant).await?;
+        off_thread(turn, move || {
             let mut verified = Verified::default();
             for_each_pool(&pools, &mut progress, |pool, progress| {
                 let part = pool.verify(progress);
@@ -109,24 +144,49 @@ impl Cache {
         Ok(open)
     }
 
-    async fn off_thread<T: Send + 'static>(
-        &self,
-        grant: &AdminGrant,
-        job: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
-    ) -> Result<T, ControlError> {
+    /// A turn at the control plane: for a call that looks something up elsewhere first, and must not do even that while others
+    /// of its like do.
+    pub async fn control_turn(&self, grant: &AdminGrant) -> Result<ControlTurn, ControlError> {
         let turn = self.control_turns.take(grant).await;
-        let turn = turn.ok_or(ControlError::Busy)?;
-        let done = tokio::task::spawn_blocking(move || {
-            let done = job();
-            drop(turn);
-            done
-        });
-        match done.await {
-            Ok(done) => done,
-            Err(_) => Err(ControlError::Unavailable {
-                pool: "of this server".to_owned(),
-            }),
+        turn.ok_or(ControlError::Busy)
+    }
+}
+
+/// Does a job that reads whole pools, off the async threads. The turn is held until it is done, whoever waits for it.
+async fn off_thread<T: Send + 'static>(
+    turn: ControlTurn,
+    job: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, ControlError> {
+    let done = tokio::task::spawn_blocking(move || {
+        let done = job();
+        drop(turn);
+        done
+    });
+    match done.await {
+        Ok(done) => done,
+        Err(_) => Err(ControlError::Unavailable {
+            pool: "of this server".to_owned(),
+        }),
+    }
+}
+
+/// What an administrator of one workspace is told of `total` entries, most of which may be of others, and how many there are is
+/// not its business (G3): how far the work is of this many parts.
+const SHARE_PARTS: u64 = 1000;
+
+/// The progress as the holder of `grant` may see it.
+fn as_seen_by(
+    grant: &AdminGrant,
+    mut progress: impl FnMut(u64, u64) -> bool + Send + 'static,
+) -> impl FnMut(u64, u64) -> bool + Send + 'static {
+    let in_parts = grant.workspace().is_some();
+    move |done, total| {
+        if !in_parts {
+            return progress(done, total);
         }
+        let parts =
+            u128::from(done.min(total)) * u128::from(SHARE_PARTS) / u128::from(total.max(1));
+        progress(parts as u64, SHARE_PARTS)
     }
 }
 

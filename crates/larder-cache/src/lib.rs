@@ -17,6 +17,7 @@
 //!   size in its digest, can be read by whoever asked, and stays for the lease.
 //! - Hashing, encoding and decoding of more than 64 KiB happen off the async threads, so much at a time as the
 //!   lane allows. No memory is filled by what compressed bytes claim of themselves.
+//! - Behind the pools there can be a bucket ([`Tier`]). Without one nothing of it is done.
 //! - Doubt is a miss, or "not stored" (R6): a pool that is loading too long or broken, a full
 //!   queue, bytes that do not verify.
 //!
@@ -24,13 +25,17 @@
 
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod blob;
 mod body;
+mod bring;
 mod cache;
 mod control;
 mod encoding;
+mod found;
 mod key;
 mod lanes;
+mod local;
 mod metrics;
 mod pool;
 mod presence;
@@ -39,6 +44,7 @@ mod replaced;
 mod room;
 mod spool;
 mod stream;
+mod tier;
 mod trips;
 mod turns;
 mod upload;
@@ -50,8 +56,8 @@ pub use body::{BodyLost, HitBody};
 pub use cache::{Cache, CacheLimits, ENTRY_BYTES_MAX_DEFAULT, Hit, NotAtHand};
 pub use control::{
     CHANGED_ROW_COUNT_MAX, Change, Changed, ChangedRow, ControlError, ENTRY_REPORT_COUNT_MAX,
-    Entries, EntryFilter, EntryPlace, EntryReport, Export, KeyFilter, PoolReport,
-    STATS_ROW_COUNT_MAX, Selection, Standing, Stats, StatsRow, Verified,
+    Entries, EntryFilter, EntryPlace, EntryReport, Export, KeyFilter, Order, OrderKeeper,
+    OrderNotKept, PoolReport, STATS_ROW_COUNT_MAX, Selection, Standing, Stats, StatsRow, Verified,
 };
 pub use encoding::Encoding;
 pub use key::{DecodedKey, StorageKey};
@@ -59,4 +65,6 @@ pub use metrics::{Action, CacheCollector, CacheMetrics, Unfinished, WORKSPACE_LA
 pub use pool::{LOAD_WAIT_MAX, PoolHandle, PoolPair, PoolState};
 pub use recode::BlobBody;
 pub use replaced::Replaced;
+pub use tier::{Ack, Tier};
+pub use turns::ControlTurn;
 pub use upload::{PutRefusal, PutStart, Stored, Upload};

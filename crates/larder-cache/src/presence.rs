@@ -4,7 +4,11 @@
 //! 128-bit keyed hash, and the size in a digest must be the blob's as well. The index knows sizes below
 //! [`SIZE_CHECK_MAX`]; for larger blobs the entry's head is read. What is present is leased: it is
 //! still there when the client comes to use it.
+//!
+//! What no pool has can be in the bucket ([`crate::tier`]): in its index, with the same size, while the bucket answers. It
+//! stays there for longer than any lease, and for longer still because it was asked for. Nobody asks the bucket itself.
 
+use larder_bucket::Realm;
 use larder_model::{AccessKind, Digest, DigestFunction, ReadGrant, Scope};
 use larder_store::{EntryHead, Lease, Pool, Wait};
 
@@ -13,6 +17,7 @@ use crate::cache::Cache;
 use crate::encoding::StoredForm;
 use crate::key::StorageKey;
 use crate::lanes::{COLD_READ_WAIT_MAX, Lane, permits};
+use crate::tier::{Tier, realm_of};
 
 /// What the index says of a blob of this size or a larger one.
 pub(crate) const SIZE_CHECK_MAX: u16 = u16::MAX;
@@ -72,6 +77,7 @@ impl Cache {
             let Some(pool) = pair.of(&scope).wait().await else {
                 continue;
             };
+            let tier = self.tier_of(grant, &scope);
             let mut doubtful = Vec::new();
             for start in (0..digests.len()).step_by(LOOKUP_COUNT_MAX) {
                 if start > 0 {
@@ -79,13 +85,24 @@ impl Cache {
                 }
                 let end = digests.len().min(start + LOOKUP_COUNT_MAX);
                 let part = (start..end).zip(&digests[start..end]);
-                look_up(pool, grant, &scope, part, &mut missing, &mut doubtful);
+                let found = &mut (&mut missing[..], &mut doubtful);
+                look_up(pool, tier.as_ref(), grant, &scope, part, found);
             }
             for position in confirm(pool, doubtful, self.lanes.of(grant.kind())).await {
                 missing[position] = false;
             }
         }
+        if let Some(tier) = &self.tier
+            && missing.contains(&true)
+        {
+            Box::pin(tier.find_missing(grant, digests, &mut missing)).await;
+        }
         missing
+    }
+
+    fn tier_of(&self, grant: &ReadGrant, scope: &Scope) -> Option<(&Tier, Realm)> {
+        let tier = self.tier.as_deref()?;
+        Some((tier, realm_of(grant.workspace(), scope)?))
     }
 
     /// Whether the holder of `grant` can see this blob, which is then leased.
@@ -114,18 +131,86 @@ impl Cache {
                 return true;
             }
         }
-        false
+        match &self.tier {
+            Some(tier) => Box::pin(tier.sees_blob(grant, name)).await,
+            None => false,
+        }
     }
 }
 
-/// Takes off `missing` what is in the pool, and leases it.
+impl Tier {
+    /// Takes off `missing` what is in the bucket.
+    async fn find_missing(&self, grant: &ReadGrant, digests: &[Digest], missing: &mut [bool]) {
+        self.freshen().await;
+        if !self.bucket.is_reachable() {
+            return;
+        }
+        for scope in grant.path().scopes() {
+            let Some(realm) = realm_of(grant.workspace(), &scope) else {
+                continue;
+            };
+            for (position, digest) in digests.iter().enumerate() {
+                if position > 0 && position.is_multiple_of(LOOKUP_COUNT_MAX) {
+                    tokio::task::yield_now().await;
+                }
+                if missing[position] {
+                    let (workspace, size) = (grant.workspace(), Some(digest.size()));
+                    let (function, hash) = (digest.function(), digest.hash());
+                    let key = || StorageKey::of_blob(workspace, &scope, function, hash);
+                    missing[position] = !self.has_blob(&realm, key, size).await;
+                }
+            }
+        }
+    }
+
+    /// Whether the blob is in the bucket, where the holder of `grant` can see it.
+    async fn sees_blob(&self, grant: &ReadGrant, name: &BlobName) -> bool {
+        if !self.bucket.is_reachable() {
+            return false;
+        }
+        for scope in grant.path().scopes() {
+            let Some(realm) = realm_of(grant.workspace(), &scope) else {
+                continue;
+            };
+            let workspace = grant.workspace();
+            let key = || StorageKey::of_blob(workspace, &scope, name.function, name.hash);
+            if self.has_blob(&realm, key, name.size).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn has_blob(
+        &self,
+        realm: &Realm,
+        key: impl Fn() -> StorageKey,
+        size: Option<u64>,
+    ) -> bool {
+        let found = self.bucket.lookup(realm, key().as_bytes());
+        match (found.map(|found| found.check), size) {
+            (None, _) => false,
+            (Some(check), Some(size)) if check != size_check(size) => false,
+            (Some(SIZE_CHECK_MAX), Some(size)) => {
+                let key: Box<[u8]> = key().as_bytes().into();
+                let head = self.bucket.head(realm, &key).await;
+                let form =
+                    head.and_then(|head| StoredForm::decode(&head.metadata, head.body_bytes));
+                form.is_some_and(|form| form.size == size)
+            }
+            (Some(_), _) => true,
+        }
+    }
+}
+
+/// Takes off what is missing what is in the pool, and leases it. Adds what is in doubt.
 fn look_up<'a>(
     pool: &Pool,
+    tier: Option<&(&Tier, Realm)>,
     grant: &ReadGrant,
     scope: &Scope,
     digests: impl Iterator<Item = (usize, &'a Digest)>,
-    missing: &mut [bool],
-    doubtful: &mut Vec<Doubtful>,
+    (missing, doubtful): &mut (&mut [bool], &mut Vec<Doubtful>),
 ) {
     let leases = pool.leases(lease(grant.kind(), scope));
     let key = |function: DigestFunction| {
@@ -141,7 +226,12 @@ fn look_up<'a>(
             DigestFunction::Blake3 => &mut keys[1],
         };
         key.set_blob(digest.hash());
-        match leases.take(key.as_bytes()) {
+        let found = leases.take(key.as_bytes());
+        if let (Some(_), Some((tier, realm))) = (found, tier) {
+            // It is in use, so it is to stay in the bucket as well.
+            tier.bucket.lookup(realm, key.as_bytes());
+        }
+        match found {
             Some(check) if check != size_check(digest.size()) => {}
             Some(SIZE_CHECK_MAX) => doubtful.push(Doubtful {
                 position,

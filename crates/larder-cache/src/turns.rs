@@ -40,28 +40,36 @@ impl ControlTurns {
 
     /// A turn for the holder of `grant`; `None` if there is none.
     pub(crate) async fn take(&self, grant: &AdminGrant) -> Option<ControlTurn> {
-        let Some(workspace) = grant.workspace() else {
-            let permit = permits(&self.operator, 1, OPERATOR_WAIT_MAX).await?;
-            return Some(ControlTurn {
-                _permit: permit,
-                _only: None,
-            });
+        let (permit, only) = match grant.workspace() {
+            None => (permits(&self.operator, 1, OPERATOR_WAIT_MAX).await?, None),
+            Some(workspace) => {
+                let only = OnlyOne::of(&self.working, workspace)?;
+                let permit = self.tenants.clone().try_acquire_owned().ok()?;
+                (permit, Some(only))
+            }
         };
-        let only = OnlyOne::of(&self.working, workspace)?;
-        let permit = self.tenants.clone().try_acquire_owned().ok()?;
         Some(ControlTurn {
-            _permit: permit,
-            _only: Some(only),
+            grant: grant.clone(),
+            _held: Arc::new((permit, only)),
         })
     }
 }
 
-/// A turn, until it is dropped.
-pub(crate) struct ControlTurn {
-    _permit: OwnedSemaphorePermit,
-    _only: Option<OnlyOne>,
+/// A turn of whoever has a grant, until its last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct ControlTurn {
+    grant: AdminGrant,
+    _held: Arc<(OwnedSemaphorePermit, Option<OnlyOne>)>,
 }
 
+impl ControlTurn {
+    /// Whose turn it is.
+    pub fn grant(&self) -> &AdminGrant {
+        &self.grant
+    }
+}
+
+#[derive(Debug)]
 struct OnlyOne {
     working: Working,
     workspace: WorkspaceName,

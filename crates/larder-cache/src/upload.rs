@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use larder_model::BlobHash;
+use larder_model::{BlobHash, Dialect};
 use larder_store::{Durability, Lease, NewRecord, Pool, Put, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -17,6 +17,7 @@ use crate::key::StorageKey;
 use crate::lanes::{Lane, UPLOAD_WAIT_MAX, permits};
 use crate::metrics::KindSeries;
 use crate::stream::Stream;
+use crate::tier::Offering;
 use crate::trips::{self, Pause, Trip, Work};
 use crate::verify::Verification;
 
@@ -100,7 +101,10 @@ impl PutRefusal {
             StoreError::SizeMismatch { declared, received } => {
                 Self::SizeMismatch { declared, received }
             }
-            StoreError::NamesTooLong | StoreError::Closed | StoreError::Io(_) => Self::Unavailable,
+            StoreError::NamesTooLong
+            | StoreError::TooMany { .. }
+            | StoreError::Closed
+            | StoreError::Io(_) => Self::Unavailable,
         }
     }
 }
@@ -129,6 +133,7 @@ pub(crate) struct Draft {
     pub metadata: Bytes,
     pub check: u16,
     pub writer: u64,
+    pub dialect: Dialect,
     pub replace: bool,
 }
 
@@ -204,6 +209,8 @@ pub struct Upload {
     pub(crate) durability: Durability,
     /// For a blob.
     pub(crate) promise: Option<Promise>,
+    /// What is done with the entry once it is stored.
+    pub(crate) offering: Option<Offering>,
     pub(crate) lane: Arc<Lane>,
     /// The turn at the disk, once the upload has it.
     pub(crate) turn: Option<OwnedSemaphorePermit>,
@@ -306,30 +313,35 @@ impl Upload {
     }
 
     async fn commit(self) -> Result<Stored, PutRefusal> {
-        let sink = self.sink;
+        let (sink, received, offering) = (self.sink, self.received, self.offering);
         let put = match self.turn {
-            None => sink.commit(),
+            None => sink.commit(offering.as_ref()),
             Some(turn) => {
+                let offering = offering.clone();
                 let commit = tokio::task::spawn_blocking(move || {
-                    let put = sink.commit();
+                    let put = sink.commit(offering.as_ref());
                     drop(turn);
                     put
                 });
                 commit.await.map_err(|_| PutRefusal::Unavailable)?
             }
         };
-        match put? {
-            Put::Stored => Ok(Stored::New),
-            Put::Exists => {
-                self.promise.as_ref().map_or(Ok(()), Promise::keep)?;
-                Ok(Stored::Exists)
-            }
+        let put = put?;
+        if put == Put::Exists {
+            self.promise.as_ref().map_or(Ok(()), Promise::keep)?;
+        }
+        match (put, offering) {
+            (Put::Stored, None) => Ok(Stored::New),
+            (Put::Stored, Some(offering)) => Box::pin(offering.make(received)).await,
+            (Put::Exists, None) => Ok(Stored::Exists),
+            (Put::Exists, Some(offering)) => Box::pin(offering.make_existing(received)).await,
         }
     }
 }
 
 impl Sink {
-    fn commit(self) -> Result<Put, PutRefusal> {
+    fn commit(self, offering: Option<&Offering>) -> Result<Put, PutRefusal> {
+        let _turn = offering.and_then(Offering::turn);
         match self {
             Self::Collected(collection) => collection.commit(),
             Self::Streamed(stream) => stream.finish(),

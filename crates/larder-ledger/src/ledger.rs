@@ -11,13 +11,15 @@ use crate::error::LedgerError;
 use crate::open;
 use crate::rows::from_sql;
 
-/// Enough for listings beside the one write that this process makes at a time.
-const CONNECTION_COUNT_MAX: u32 = 4;
+/// How many listings run at once. Writing has a connection of its own, so that no listing keeps it waiting.
+const READING_CONNECTIONS: u32 = 4;
 
 /// The control plane's memory, in a file that other processes may have open too. A clone is the same ledger.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     pub(crate) pool: SqlitePool,
+    /// The one connection that writes.
+    writer: SqlitePool,
     /// The writers of this process wait here, in turn; SQLite's own waiting is polling without an order, and for other processes.
     writing: Arc<Mutex<()>>,
     /// The connection that watches for changes, which never waits for those that write or list.
@@ -52,13 +54,14 @@ impl Ledger {
         let options = open::prepare(path).await?;
         let opening = |error| LedgerError::opening(path.into(), error);
         let watcher = options.connect().await.map_err(opening)?;
-        let pool = PoolOptions::new()
-            .max_connections(CONNECTION_COUNT_MAX)
-            .connect_with(options)
-            .await
-            .map_err(opening)?;
+        let pool = async |connections, options| {
+            let pool = PoolOptions::new().max_connections(connections);
+            pool.connect_with(options).await.map_err(opening)
+        };
+        let writer = pool(1, options.clone()).await?;
         Ok(Self {
-            pool,
+            pool: pool(READING_CONNECTIONS, options).await?,
+            writer,
             writing: Arc::new(Mutex::new(())),
             watcher: Arc::new(Mutex::new(watcher)),
         })
@@ -69,7 +72,7 @@ impl Ledger {
     pub(crate) async fn write(&self) -> Result<Writing<'_>, LedgerError> {
         let turn = self.writing.lock().await;
         Ok(Writing {
-            transaction: self.pool.begin().await?,
+            transaction: self.writer.begin().await?,
             _turn: turn,
         })
     }

@@ -4,7 +4,7 @@
 //! Larder: names and words of access are text here, and whoever reads them turns them into types.
 //!
 //! A *writer* is whoever entries name as their writer: a token, a run of a CI, a certificate. A *session* is what a CI's token was
-//! exchanged for; it writes as its writer. The *audit* is what was done.
+//! exchanged for; it writes as its writer. The *audit* is what was done. A *pack* is an object of a bucket with entries in it.
 //!
 //! Always true:
 //! - The file belongs to its owner alone (mode 0600) and holds hashes of secrets, never secrets.
@@ -24,6 +24,7 @@ mod audit;
 mod error;
 mod ledger;
 mod open;
+mod packs;
 mod retention;
 mod rewrites;
 mod rows;
@@ -35,6 +36,7 @@ mod writers;
 pub use audit::{AuditFilter, AuditRow, NewAuditRow, OPERATOR};
 pub use error::{LedgerError, Missing};
 pub use ledger::{Ledger, Mark};
+pub use packs::{NewPack, OrderRow, PackRow, PackSums};
 pub use retention::{Pruned, Retention};
 pub use rewrites::{Rewrite, RewriteRow};
 pub use sessions::{NewSession, Once, SessionRow};

@@ -117,5 +117,10 @@ fn migrator() -> Migrator {
             "writers, sessions and audit",
             include_str!("../migrations/sqlite/0003_writers_sessions_and_audit.sql"),
         ),
+        simple(
+            4,
+            "packs",
+            include_str!("../migrations/sqlite/0004_packs.sql"),
+        ),
     ])
 }

@@ -4,7 +4,7 @@
 //! A writer has a bounded number of them; and one that was revoked gets no more.
 
 use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row, SqliteConnection};
+use sqlx::{FromRow, QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use crate::audit::{NewAuditRow, OPERATOR, SERVER, insert};
 use crate::error::{LedgerError, Missing};
@@ -29,6 +29,8 @@ pub struct NewSession {
     pub access: String,
     /// The scope of isolated and gate access; other access has none.
     pub scope: Option<String>,
+    /// What stands for the rule that gave it: see [`Ledger::end_sessions_of_other_rules`].
+    pub rule_mark: Option<[u8; 32]>,
     /// When it was created, in unix milliseconds.
     pub created_at_ms: u64,
     /// When it stops working, in unix milliseconds.
@@ -88,14 +90,16 @@ impl Ledger {
             _ => error.into(),
         };
         sqlx::query(
-            "INSERT INTO sessions (hash, writer, workspace, access, scope, created_at_ms, expires_at_ms)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO sessions (
+                 hash, writer, workspace, access, scope, rule_mark, created_at_ms, expires_at_ms
+             ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(new.hash.as_slice())
         .bind(to_sql(new.writer))
         .bind(&new.workspace)
         .bind(&new.access)
         .bind(&new.scope)
+        .bind(new.rule_mark.as_ref().map(<[u8; 32]>::as_slice))
         .bind(to_sql(new.created_at_ms))
         .bind(to_sql(new.expires_at_ms))
         .execute(&mut *writing.transaction)
@@ -117,6 +121,12 @@ impl Ledger {
         end_oldest(&mut writing.transaction, &row).await?;
         writing.commit().await?;
         Ok(row)
+    }
+
+    /// The session with this hash, whether it is in force or not.
+    pub async fn session(&self, hash: &[u8; 32]) -> Result<Option<SessionRow>, LedgerError> {
+        let row = sqlx::query_as("SELECT * FROM sessions WHERE hash = $1").bind(hash.as_slice());
+        Ok(row.fetch_optional(&self.pool).await?)
     }
 
     /// The sessions that end after this time, in unix milliseconds, revoked ones too.
@@ -206,6 +216,36 @@ impl Ledger {
         }
         writing.commit().await?;
         Ok(ended)
+    }
+
+    /// Ends the sessions that were given by rules with none of these marks: by rules that are gone, or that say something else
+    /// by now. Says how many were in force.
+    pub async fn end_sessions_of_other_rules(
+        &self,
+        marks: &[[u8; 32]],
+        now_ms: u64,
+    ) -> Result<u64, LedgerError> {
+        let mut query = QueryBuilder::<Sqlite>::new("UPDATE sessions SET revoked_at_ms = ");
+        query.push_bind(to_sql(now_ms));
+        query.push(" WHERE revoked_at_ms IS NULL AND expires_at_ms > ");
+        query.push_bind(to_sql(now_ms));
+        if !marks.is_empty() {
+            query.push(" AND (rule_mark IS NULL OR rule_mark NOT IN (");
+            let mut list = query.separated(", ");
+            for mark in marks {
+                list.push_bind(mark.to_vec());
+            }
+            query.push("))");
+        }
+        query.push(" RETURNING hash");
+        let mut writing = self.write().await?;
+        let hashes: Vec<Vec<u8>> = query
+            .build_query_scalar()
+            .fetch_all(&mut *writing.transaction)
+            .await?;
+        note_ended(&mut writing.transaction, &hashes, SERVER, now_ms).await?;
+        writing.commit().await?;
+        Ok(hashes.len() as u64)
     }
 }
 

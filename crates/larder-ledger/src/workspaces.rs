@@ -6,6 +6,7 @@ use sqlx::{FromRow, Row, SqliteConnection};
 use crate::audit::{NewAuditRow, insert};
 use crate::error::{LedgerError, Missing};
 use crate::ledger::Ledger;
+use crate::packs;
 use crate::rows::{number, to_sql};
 
 /// A workspace in the ledger.
@@ -81,6 +82,12 @@ impl Ledger {
         .bind(to_sql(now_ms))
         .execute(&mut *writing.transaction)
         .await?;
+        // What is created again under the name is another workspace.
+        packs::remove_all_of(&mut writing.transaction, name, now_ms).await?;
+        sqlx::query("DELETE FROM rewrites WHERE workspace = $1")
+            .bind(name)
+            .execute(&mut *writing.transaction)
+            .await?;
         let row = NewAuditRow::by_operator("workspace-deleted", name, now_ms);
         insert(&mut writing.transaction, &row).await?;
         writing.commit().await

@@ -29,6 +29,14 @@ pub enum Access {
 }
 
 impl Access {
+    /// The credential's own scope, if it has one.
+    pub fn scope(&self) -> Option<&UntrustedScope> {
+        match self {
+            Self::Isolated { scope } | Self::Gate { scope } => Some(scope),
+            Self::Trusted | Self::CleanRoom | Self::Reader | Self::Admin => None,
+        }
+    }
+
     /// The kind, without what belongs to one credential.
     pub fn kind(&self) -> AccessKind {
         match self {
@@ -95,8 +103,22 @@ impl AccessKind {
     }
 }
 
-/// Someone whose credential has been verified. Made by the authenticator from what the ledger
-/// says of the credential, never from anything else in a request.
+/// Someone whose credential has been verified. Made by `larder-auth` from what the ledger, an issuer or a certificate says of
+/// the credential, never from anything else in a request; a test of the crate `larder` sees to it that nobody else makes one.
+///
+/// Nobody changes one:
+/// ```compile_fail,E0451
+/// # use larder_model::{Access, Principal};
+/// # fn forge(principal: Principal) -> Principal {
+/// Principal { access: Access::Trusted, ..principal }
+/// # }
+/// ```
+/// ```compile_fail,E0616
+/// # use larder_model::{Access, Principal};
+/// # fn raise(mut principal: Principal) {
+/// principal.access = Access::Trusted;
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     workspace: WorkspaceName,

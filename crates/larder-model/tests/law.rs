@@ -93,10 +93,7 @@ fn near_scopes() -> impl Strategy<Value = String> {
 /// The untrusted scope a caller was born with.
 fn own_scope(caller: &Caller) -> Option<&UntrustedScope> {
     match caller {
-        Caller::Known(principal) => match principal.access() {
-            Access::Isolated { scope } | Access::Gate { scope } => Some(scope),
-            Access::Trusted | Access::CleanRoom | Access::Reader | Access::Admin => None,
-        },
+        Caller::Known(principal) => principal.access().scope(),
         Caller::Anonymous { .. } | Caller::LocalOperator => None,
     }
 }

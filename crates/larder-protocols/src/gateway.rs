@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -16,9 +17,10 @@ use larder_auth::{
 };
 use larder_cache::Cache;
 use larder_ledger::{Ledger, LedgerError, NewWriter, ProvenanceColumns, WriterKind};
-use larder_model::{Access, Caller, WorkspaceName};
+use larder_model::{Caller, WorkspaceName};
 use tokio::sync::{Mutex, Notify};
 
+use crate::archive::InspectedWriters;
 use crate::attempts::Attempts;
 use crate::body::Body;
 use crate::caller::{NoCaller, WorkspaceTable, authorization, default_workspace, resolve};
@@ -26,6 +28,7 @@ use crate::identity::SessionTtl;
 use crate::intake::{BodyLimits, Intake, WholeBodies};
 use crate::introduction::Introductions;
 use crate::journal::Journal;
+use crate::ledger_lane::LedgerLane;
 use crate::{bazel_http, control, identity, nx, reapi};
 
 /// Who is at the other end of a connection.
@@ -123,7 +126,10 @@ pub struct Gateway {
     pub(crate) identity: ArcSwap<Identity>,
     /// The certificate rules in force. Held by whoever changes what identities mean, which takes more than one step.
     identity_changes: Mutex<Vec<CertificateGrant>>,
+    /// The ledger did not do all that the rules in force ask of it: see [`Gateway::settle`].
+    is_unsettled: AtomicBool,
     pub(crate) ledger: Ledger,
+    pub(crate) ledger_lane: LedgerLane,
     pub(crate) journal: Arc<Journal>,
     pub(crate) introductions: Introductions,
     pub(crate) attempts: Attempts,
@@ -131,6 +137,7 @@ pub struct Gateway {
     pub(crate) keys_wanted: Notify,
     pub(crate) keys_arrived: Notify,
     workspaces: ArcSwap<WorkspaceTable>,
+    inspected_writers: ArcSwap<InspectedWriters>,
     default: WorkspaceName,
     now_ms: fn() -> u64,
 }
@@ -157,7 +164,9 @@ impl Gateway {
             authenticator,
             identity: ArcSwap::default(),
             identity_changes: Mutex::new(Vec::new()),
+            is_unsettled: AtomicBool::new(false),
             ledger,
+            ledger_lane: LedgerLane::default(),
             journal,
             introductions: Introductions::default(),
             attempts: Attempts::default(),
@@ -165,69 +174,121 @@ impl Gateway {
             keys_wanted: Notify::new(),
             keys_arrived: Notify::new(),
             workspaces,
+            inspected_writers: ArcSwap::default(),
             default: default_workspace(),
             now_ms,
         }
     }
 
-    /// Believes these from now on, and no others. What was decided before about JWTs is forgotten. A certificate rule whose
-    /// writer the ledger does not take, for want of its workspace, maps nothing; the log says so.
+    /// Believes these from now on, and no others. What was decided before about JWTs is forgotten, and sessions end that were
+    /// given by rules which are gone or say something else now. What the ledger does not do at once [`Gateway::settle`] tries
+    /// again. A certificate rule whose workspace the ledger does not have maps nothing; the log says so.
     pub async fn set_identity(&self, identity: Identity) {
         let mut in_force = self.identity_changes.lock().await;
-        *in_force = self
-            .certificate_grants(&identity.certificates, &in_force)
-            .await;
-        self.identity.store(Arc::new(identity));
+        // Certificates and JWTs lose now what they lose, whatever the ledger does. Sessions are in the ledger, and end there.
+        in_force.retain(|grant| identity.certificates.contains(&grant.rule));
         self.authenticator.replace_certificates(&in_force);
+        self.identity.store(Arc::new(identity));
         self.authenticator.forget_admissions();
+        self.settle_with(&mut in_force).await;
+    }
+
+    /// Does what was left over because the ledger was busy. To be called every few seconds; it costs nothing if nothing is left.
+    pub async fn settle(&self) {
+        if self.is_unsettled.load(Ordering::SeqCst) {
+            let mut in_force = self.identity_changes.lock().await;
+            self.settle_with(&mut in_force).await;
+        }
+    }
+
+    /// Something is left to be done for [`Gateway::settle`].
+    pub(crate) fn unsettle(&self) {
+        self.is_unsettled.store(true, Ordering::SeqCst);
     }
 
     /// Asks the ledger again what rules mean, because its workspaces have changed: those of a workspace that is gone are not in
     /// force any more, and those of one that has come are. The rules themselves stay.
     pub async fn workspaces_changed(&self) {
-        let mut in_force = self.identity_changes.lock().await;
-        let identity = self.identity.load_full();
-        *in_force = self
-            .certificate_grants(&identity.certificates, &in_force)
-            .await;
-        self.authenticator.replace_certificates(&in_force);
+        // First: the ledger may take its time.
         self.authenticator.forget_admissions();
+        self.renew_certificates().await;
     }
 
-    /// The rules that are in force, with their writers. A rule that was in force before stays so while the ledger does not answer.
-    async fn certificate_grants(
-        &self,
-        rules: &[CertificateRule],
-        before: &[CertificateGrant],
-    ) -> Vec<CertificateGrant> {
-        let mut grants = Vec::with_capacity(rules.len());
-        for rule in rules {
+    /// Notes the bearers of certificates as seen, so that the ledger does not forget them.
+    pub async fn renew_certificates(&self) {
+        let mut in_force = self.identity_changes.lock().await;
+        if !self.certificates_are_settled(&mut in_force).await {
+            self.unsettle();
+        }
+    }
+
+    async fn settle_with(&self, in_force: &mut Vec<CertificateGrant>) {
+        // Before it is done: what is left over meanwhile is not forgotten.
+        self.is_unsettled.store(false, Ordering::SeqCst);
+        let certificates = self.certificates_are_settled(in_force).await;
+        let sessions = self.sessions_are_settled().await;
+        if !(certificates && sessions) {
+            self.unsettle();
+        }
+    }
+
+    /// Ends the sessions of rules that are not in force. False if the ledger did not do it.
+    async fn sessions_are_settled(&self) -> bool {
+        let marks = self.identity.load().rules.marks();
+        let ended = self
+            .ledger
+            .end_sessions_of_other_rules(&marks, self.now_ms());
+        match ended.await {
+            Ok(0) => true,
+            Ok(count) => {
+                tracing::warn!(
+                    count,
+                    "sessions have ended: the rules that gave them are gone or were changed"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "sessions of rules that are gone or were changed could not be ended yet");
+                false
+            }
+        }
+    }
+
+    /// Puts the rules for certificates in force, with their writers. A rule that was in force before stays so while the ledger does
+    /// not answer. False if it did not.
+    async fn certificates_are_settled(&self, in_force: &mut Vec<CertificateGrant>) -> bool {
+        let identity = self.identity.load_full();
+        let mut grants = Vec::with_capacity(identity.certificates.len());
+        let mut settled = true;
+        for rule in &identity.certificates {
+            let kept = || in_force.iter().find(|it| it.rule == *rule).cloned();
+            if !settled {
+                // It would not answer this one either.
+                grants.extend(kept());
+                continue;
+            }
             match self.ledger.writer_id(&self.new_writer(rule)).await {
                 Ok(writer) => grants.push(CertificateGrant {
                     rule: rule.clone(),
                     writer,
                 }),
-                Err(error) => {
-                    let gone = matches!(error, LedgerError::NotFound(_));
-                    let kept = before.iter().find(|it| it.rule == *rule && !gone);
-                    if let Some(kept) = kept {
-                        tracing::warn!(rule = rule.name, %error, "a rule for client certificates stays as it was");
-                        grants.push(kept.clone());
-                        continue;
-                    }
+                Err(error @ LedgerError::NotFound(_)) => {
                     let (rule, workspace) = (&rule.name, &rule.workspace);
                     tracing::error!(rule, %workspace, %error, "a rule for client certificates is not in force");
                 }
+                Err(error) => {
+                    tracing::warn!(rule = rule.name, %error, "rules for client certificates stay as they were");
+                    settled = false;
+                    grants.extend(kept());
+                }
             }
         }
-        grants
+        *in_force = grants;
+        self.authenticator.replace_certificates(in_force);
+        settled
     }
 
     fn new_writer(&self, rule: &CertificateRule) -> NewWriter {
-        let scope = match &rule.access {
-            Access::Isolated { scope } | Access::Gate { scope } => Some(scope.to_string()),
-            Access::Trusted | Access::CleanRoom | Access::Reader | Access::Admin => None,
-        };
         let subject = match &rule.san {
             San::Dns(name) => format!("dns:{name}"),
             San::Uri(uri) => format!("uri:{uri}"),
@@ -238,7 +299,7 @@ impl Gateway {
             kind: WriterKind::Certificate,
             workspace: rule.workspace.to_string(),
             access: rule.access.kind().name().to_owned(),
-            scope,
+            scope: rule.access.scope().map(ToString::to_string),
             provenance: ProvenanceColumns {
                 rule: Some(rule.name.clone()),
                 subject: Some(subject),
@@ -277,6 +338,15 @@ impl Gateway {
     /// Puts another table of workspaces in force for requests from now on.
     pub fn set_workspaces(&self, workspaces: WorkspaceTable) {
         self.workspaces.store(Arc::new(workspaces));
+    }
+
+    /// Looks into the archives of these writers from now on; of all of them, unless it is told otherwise.
+    pub fn set_inspected_writers(&self, whose: InspectedWriters) {
+        self.inspected_writers.store(Arc::new(whose));
+    }
+
+    pub(crate) fn inspected_writers(&self) -> InspectedWriters {
+        **self.inspected_writers.load()
     }
 
     /// Answers one request. A path of no protocol is 404, once its body has been read.

@@ -5,7 +5,8 @@
 //!
 //! What is wrong with a JWT is told to nobody but the log. A forged one is refused loudly. One that is genuine but over, or that
 //! cannot be judged because keys or the ledger are out of reach, is a miss: its build goes on. One that is genuine and that no
-//! rule gives anything counts as no credential: a fork's pipeline has exactly that.
+//! rule gives anything counts as no credential: a fork's pipeline has exactly that. So does a well-formed one of an issuer that is
+//! not configured, which nobody here can judge.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -15,21 +16,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
-use larder_auth::ci::{self, Decision, Provenance};
+use larder_auth::ci::{self, Decision};
 use larder_auth::{Admission, Issuers, JwtProblem, SetAside, TokenHash, VerifiedClaims};
-use larder_ledger::{LedgerError, NewWriter, ProvenanceColumns, WriterKind};
-use larder_model::{Access, Principal, WriterId};
-use tokio::time::{Instant, timeout, timeout_at};
+use larder_ledger::{LedgerError, NewWriter, WriterKind};
+use larder_model::WriterId;
+use tokio::time::{Instant, timeout_at};
 
 use crate::attempts::network;
-use crate::gateway::{Gateway, Origin, Peer};
+use crate::gateway::{Gateway, Identity, Origin, Peer};
 use crate::journal::Refused;
+use crate::ledger_lane::TooSlow;
+use crate::provenance::columns;
 use crate::unwind::caught;
 
 /// The longest that a request waits for its issuer's keys. A build's first request waits this long at worst.
 const KEYS_WAIT_MAX: Duration = Duration::from_secs(3);
-/// The longest that a request waits for the ledger to take its writer.
-const LEDGER_WAIT_MAX: Duration = Duration::from_secs(3);
 /// The most JWTs of one client address that wait for keys at once, and of one issuer. Those beyond get misses. Only JWTs that
 /// name a key which is not at hand wait at all, and only while it is being fetched.
 const WAIT_COUNT_MAX_OF_ADDRESS: usize = 16;
@@ -48,6 +49,8 @@ pub(crate) struct Identified {
     pub(crate) claims: VerifiedClaims,
     pub(crate) decision: Decision,
     pub(crate) writer: WriterId,
+    /// What was in force when it was decided.
+    pub(crate) under: Arc<Identity>,
 }
 
 /// Why a JWT is nobody's: for the log.
@@ -79,6 +82,7 @@ impl Unidentified {
             Self::Jwt(JwtProblem::IssuedInFuture | JwtProblem::NotYet | JwtProblem::Lifetime) => {
                 "jwt_times"
             }
+            Self::Jwt(JwtProblem::UnknownIssuer) => "unknown_issuer",
             Self::Jwt(_) => "bad_jwt",
             Self::NoRule(_) => "no_rule",
             Self::Ledger(LedgerError::RevokedWriter(_)) => "revoked",
@@ -87,7 +91,7 @@ impl Unidentified {
     }
 
     /// Whether the JWT itself is bad. A signature that nobody could check, and times by which one of two clocks is wrong, are
-    /// doubt, and no reason to stop a build.
+    /// doubt, and no reason to stop a build. Nor is an issuer that is not configured: its last rule may have been taken away.
     pub(crate) fn is_bad(&self) -> bool {
         match self {
             Self::Jwt(
@@ -97,7 +101,8 @@ impl Unidentified {
                 | JwtProblem::UnknownKey
                 | JwtProblem::IssuedInFuture
                 | JwtProblem::NotYet
-                | JwtProblem::Lifetime,
+                | JwtProblem::Lifetime
+                | JwtProblem::UnknownIssuer,
             )
             | Self::NoRule(_)
             | Self::KeysMissing { .. }
@@ -108,7 +113,6 @@ impl Unidentified {
                 | JwtProblem::Unreadable
                 | JwtProblem::Header
                 | JwtProblem::Claims
-                | JwtProblem::UnknownIssuer
                 | JwtProblem::Algorithm
                 | JwtProblem::Type
                 | JwtProblem::Forbidden(_)
@@ -128,6 +132,7 @@ impl Unidentified {
                 (SetAside::Soft, USELESS_MS)
             }
             Self::NoRule(_) => (SetAside::Nobody, USELESS_MS),
+            Self::Jwt(JwtProblem::UnknownIssuer) => (SetAside::Nobody, REFUSED_MS),
             _ if self.is_bad() => (SetAside::Refused, REFUSED_MS),
             Self::Jwt(_) | Self::KeysMissing { .. } | Self::Ledger(_) | Self::LedgerSlow => {
                 (SetAside::Soft, UNDECIDED_MS)
@@ -168,15 +173,11 @@ impl Gateway {
                 claims,
                 decision,
                 writer,
+                under: _,
             }) => {
-                let who = &decision.who;
-                let (workspace, access) = (decision.workspace, decision.access);
+                let (who, workspace) = (decision.who(), decision.workspace());
                 tracing::debug!(who, %workspace, %writer, "a CI token was accepted");
-                let admission = Admission {
-                    principal: Principal::new(workspace, access, writer),
-                    expires_at_ms: claims.valid_until_ms(),
-                    epoch,
-                };
+                let admission = Admission::of(&claims, &decision, writer, epoch);
                 self.authenticator.admit(&hash, admission, self.now_ms());
             }
             Err(why) => {
@@ -200,26 +201,24 @@ impl Gateway {
         let claims = self.verify(&identity.issuers, jwt, address).await?;
         let decision = identity.rules.decide(&claims);
         let decision = decision.map_err(Unidentified::NoRule)?;
-        let scope = match &decision.access {
-            Access::Isolated { scope } | Access::Gate { scope } => Some(scope.to_string()),
-            Access::Trusted | Access::CleanRoom | Access::Reader | Access::Admin => None,
-        };
         let new_writer = NewWriter {
             kind: WriterKind::Ci,
-            workspace: decision.workspace.to_string(),
-            access: decision.access.kind().name().to_owned(),
-            scope,
-            provenance: columns(&decision.provenance),
+            workspace: decision.workspace().to_string(),
+            access: decision.access().kind().name().to_owned(),
+            scope: decision.access().scope().map(ToString::to_string),
+            provenance: columns(decision.provenance()),
             address: address.map(|address| address.to_string()),
             now_ms: self.now_ms(),
         };
-        let writer = timeout(LEDGER_WAIT_MAX, self.ledger.writer_id(&new_writer)).await;
-        let writer = writer.map_err(|_| Unidentified::LedgerSlow)?;
+        let asked = Box::pin(self.ledger.writer_id(&new_writer));
+        let writer = self.ledger_lane.ask(decision.access(), asked).await;
+        let writer = writer.map_err(|TooSlow| Unidentified::LedgerSlow)?;
         let writer = WriterId(writer.map_err(Unidentified::Ledger)?);
         Ok(Identified {
             claims,
             decision,
             writer,
+            under: identity,
         })
     }
 
@@ -273,6 +272,8 @@ impl Gateway {
             Unidentified::KeysMissing { issuer } => {
                 self.identity.load().issuers.has_keys(issuer, now_ms)
             }
+            // Anybody can make as many of these as they like.
+            Unidentified::Jwt(JwtProblem::UnknownIssuer) => true,
             Unidentified::Jwt(_)
             | Unidentified::NoRule(_)
             | Unidentified::Ledger(_)
@@ -288,6 +289,9 @@ impl Gateway {
             }
             Unidentified::Ledger(LedgerError::RevokedWriter(_)) => {
                 tracing::warn!(%address, "a CI token gives no access: {why}");
+            }
+            Unidentified::Jwt(JwtProblem::UnknownIssuer) => {
+                tracing::info!(%address, "a CI token gives no access: {why}");
             }
             Unidentified::Jwt(_) if !why.is_bad() => {
                 tracing::warn!(%address, "a CI token gives no access for now: {why}");
@@ -311,42 +315,6 @@ impl Gateway {
             writer: None,
             address: Some(address),
         });
-    }
-}
-
-/// The ledger's columns of what a rule found out.
-fn columns(provenance: &Provenance) -> ProvenanceColumns {
-    let Provenance {
-        issuer,
-        rule,
-        repository_id,
-        repository,
-        git_ref,
-        commit_sha,
-        event,
-        workflow,
-        run_id,
-        run_attempt,
-        job,
-        actor,
-        subject,
-        environment,
-    } = provenance.clone();
-    ProvenanceColumns {
-        issuer,
-        rule,
-        repository_id,
-        repository,
-        git_ref,
-        commit_sha,
-        event,
-        workflow,
-        run_id,
-        run_attempt,
-        job,
-        actor,
-        subject,
-        environment,
     }
 }
 

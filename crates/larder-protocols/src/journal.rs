@@ -4,8 +4,8 @@
 //! once a second [`Journal::follow`] writes what has come together. Whatever changes what is kept or who may do what is written
 //! with [`Journal::write_now`] before it takes effect.
 //!
-//! - An assertion (an entry of Nx, the result of an action) that was stored has a row of its own. An untrusted writer that stores
-//!   more than its allowance has the rest summed, so that nobody can push the past out of the audit by storing much.
+//! - An assertion (an entry of Nx, the result of an action) that was stored has a row of its own. Of what is stored in an untrusted
+//!   scope above its allowance the rest is summed, so that nobody can push the past out of the audit by storing much.
 //! - Blobs prove what they are. They are summed by writer, scope and address; so are refused writes and bad credentials, by reason.
 //!
 //! Always true:
@@ -29,12 +29,13 @@ use tokio::time::MissedTickBehavior;
 
 pub use event::{Act, ActName, Actor, Event, Refused, Rewritten, Written};
 use pending::Pending;
+pub(crate) use rows::DETAILS_BYTES_MAX;
 use rows::Rows;
 
 /// How often what was recorded is written: what a kill may cost, and one sync of the disk.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// How many rows are written in one transaction. A token that is created meanwhile waits for no more than that.
-const TRANSACTION_ROWS_MAX: usize = 1000;
+const TRANSACTION_ROWS_MAX: usize = 5000;
 
 /// What happened and is not in the ledger yet.
 pub struct Journal {
@@ -110,19 +111,25 @@ impl Journal {
         let taken = self.pending.take(rows.room());
         rows.add(taken, (self.now_ms)());
         self.lost.store(rows.lost(), Ordering::Relaxed);
+        let mut count_max = TRANSACTION_ROWS_MAX;
         loop {
-            let portion = rows.portion(TRANSACTION_ROWS_MAX);
-            if portion.is_empty() {
+            let portion = rows.portion(count_max);
+            let count = portion.len();
+            if count == 0 {
                 return Ok(());
             }
-            match ledger.append_audit(&portion).await {
-                Ok(()) => rows.written(portion.len()),
-                Err(error @ LedgerError::Invalid { .. }) => {
+            match ledger.append_audit(portion).await {
+                Ok(()) => {
+                    rows.written(count);
+                    count_max = (2 * count_max).min(TRANSACTION_ROWS_MAX);
+                }
+                Err(error @ LedgerError::Invalid { .. }) if count == 1 => {
                     // A row that the ledger does not accept never will be.
-                    tracing::error!(%error, rows = portion.len(), "the ledger refuses rows of the audit; they are lost");
-                    rows.refused(portion.len());
+                    tracing::error!(%error, "the ledger refuses a row of the audit; it is lost");
+                    rows.refused();
                     self.lost.store(rows.lost(), Ordering::Relaxed);
                 }
+                Err(LedgerError::Invalid { .. }) => count_max = count / 2,
                 Err(error) => return Err(error),
             }
         }

@@ -41,27 +41,31 @@ mod instance;
 mod intake;
 mod introduction;
 pub mod journal;
+mod ledger_lane;
 mod nx;
 mod paths;
 mod percent;
+mod provenance;
 mod reapi;
 mod shown_key;
 mod unwind;
 mod writer;
 
+pub use archive::InspectedWriters;
 pub use attempts::Attempts;
 pub use body::Body;
 pub use caller::{WorkspaceTable, default_workspace};
 pub use gateway::{Answer, Gateway, Identity, Origin, Peer};
 pub use intake::BodyLimits;
 pub use journal::Journal;
+pub use provenance::ProvenanceText;
 pub use shown_key::ShownKey;
 
 /// What must hold of any bytes from outside, for the fuzzer alone.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing {
-    pub use crate::archive::fuzzing::archive;
+    pub use crate::archive::fuzzing::{archive, archive_entries};
     pub use crate::bazel_http::fuzzing::action_result_json;
     pub use crate::reapi::fuzzing::{action_result, resource_name, tree, write_request};
 }

@@ -9,7 +9,7 @@
 //!   states change no checkpoint covers the segments they are in, so that the next start reads the states themselves.
 //! - A record that replaces one being held waits, by the claim on the key, until that is marked: the log cannot
 //!   take the held one for the replaced one.
-//! - When [`Pool::hold`] returns without an error, nothing that it held is found again, also after a power cut.
+//! - What [`Pool::hold`] has found is out of sight within a second, while it goes on looking. When it returns without an error, nothing that it held is found again, also after a power cut.
 
 use std::cmp::Reverse;
 use std::io;
@@ -19,14 +19,22 @@ use std::sync::atomic::Ordering;
 use crate::disk::Wait;
 use crate::format::{Place, Slot, State};
 use crate::pool::{Bug, Pool, Shared, StoreError};
-use crate::read::{Doubt, Entry, Standing};
+use crate::read::{Doubt, Entry, Head, Standing};
 use crate::survey::{RecordHead, all_read};
 use crate::write::KeyClaim;
 
-/// So many are chosen before their states are changed: 3 MiB of memory.
-const CHOSEN_COUNT_MAX: usize = 65_536;
+/// So many are chosen to be held before their states are changed: 4 MiB of memory.
+const HOLD_CHOSEN_COUNT_MAX: usize = 65_536;
+/// For so long what was chosen to be held is served on while others are looked for. On a cold disk that takes minutes, and what
+/// was found first is as bad as what is found last.
+const HOLD_DELAY_MS_MAX: u64 = 500;
+/// So many may be chosen to be released: 64 MiB of memory. All are known before the first is released, because of several of a
+/// key it has to be the newest.
+const RELEASE_CHOSEN_COUNT_MAX: usize = 1 << 20;
 /// So many states are changed at a time. Writers of these keys wait for as long, and whoever has to make room.
-const GROUP_COUNT_MAX: usize = 64;
+const HOLD_GROUP_COUNT_MAX: usize = 64;
+/// Before each group of these the disk is synced. Nobody writes these keys, or they would have an entry.
+const RELEASE_GROUP_COUNT_MAX: usize = 1024;
 
 /// What a hold took out of sight, or would.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -91,7 +99,8 @@ impl Pool {
     }
 
     /// Makes the held entries that `choose` picks their keys' entries again, but for keys that have one: `replace` is not for
-    /// evidence. Of several of a key it is the newest. When it returns that is durable.
+    /// evidence. Of several of a key it is the newest. When it returns that is durable. More than a million at once are
+    /// [`StoreError::TooMany`], and nothing is changed.
     pub fn release(
         &self,
         dry_run: bool,
@@ -133,6 +142,86 @@ impl Pool {
     }
 }
 
+/// A change of states under way.
+struct Turning<'t> {
+    shared: &'t Arc<Shared>,
+    into: State,
+    dry_run: bool,
+    /// What waits to be changed.
+    chosen: Vec<Chosen>,
+    first_chosen_ms: u64,
+    count: &'t mut dyn FnMut(&Chosen, Turned),
+}
+
+impl Turning<'_> {
+    /// Another record was looked at, and perhaps chosen.
+    fn go_on(&mut self, chosen: Option<(&Slot, &Head)>) -> Result<(), StoreError> {
+        if let Some((slot, head)) = chosen {
+            if self.chosen.is_empty() {
+                self.first_chosen_ms = self.shared.clock.now_ms();
+            }
+            self.chosen.push(Chosen {
+                key: self.shared.index.hash(head.key()),
+                slot: *slot,
+                sequence: head.header.sequence,
+                body_bytes: head.header.body_bytes,
+            });
+        }
+        if self.into == State::Live {
+            if self.chosen.len() > RELEASE_CHOSEN_COUNT_MAX {
+                return Err(StoreError::TooMany {
+                    limit: RELEASE_CHOSEN_COUNT_MAX as u64,
+                });
+            }
+            return Ok(());
+        }
+        let is_late = || {
+            let now_ms = self.shared.clock.now_ms();
+            now_ms.saturating_sub(self.first_chosen_ms) >= HOLD_DELAY_MS_MAX
+        };
+        if self.chosen.len() >= HOLD_CHOSEN_COUNT_MAX || (!self.chosen.is_empty() && is_late()) {
+            self.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Changes the states of what was chosen up to now.
+    fn finish(&mut self) -> io::Result<()> {
+        let mut chosen = std::mem::take(&mut self.chosen);
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        // Of the held records of one key the newest comes first, and is the one to be released.
+        chosen.sort_unstable_by_key(|chosen| (chosen.key, Reverse(chosen.sequence)));
+        if self.dry_run {
+            self.only_count(&chosen);
+            return Ok(());
+        }
+        // All of them at once, or each batch would save the whole index again; also those to which records are carried meanwhile.
+        let segments: Vec<u32> = self.shared.segments.read().keys().copied().collect();
+        self.shared.uncover(&segments)?;
+        let group_count_max = match self.into {
+            State::Live => RELEASE_GROUP_COUNT_MAX,
+            State::Held | State::Dead => HOLD_GROUP_COUNT_MAX,
+        };
+        for group in chosen.chunks(group_count_max) {
+            self.shared.turn_group(self.into, group, self.count)?;
+        }
+        Ok(())
+    }
+
+    fn only_count(&mut self, chosen: &[Chosen]) {
+        let mut last = None;
+        for chosen in chosen {
+            let taken = self.into == State::Live
+                && (last.replace(chosen.key) == Some(chosen.key)
+                    || self.shared.index.peek(chosen.key).is_some());
+            let turned = if taken { Turned::Refused } else { Turned::Done };
+            (self.count)(chosen, turned);
+        }
+    }
+}
+
 impl Shared {
     /// Brings the records that `choose` picks into a state, and tells `count` of each.
     fn turn(
@@ -147,28 +236,28 @@ impl Shared {
             return Err(StoreError::Closed);
         }
         let _alone = self.holding.write();
-        let mut chosen = Vec::new();
+        let mut turning = Turning {
+            shared: self,
+            into,
+            dry_run,
+            chosen: Vec::new(),
+            first_chosen_ms: 0,
+            count,
+        };
         let mut failed = None;
         let unread = self.survey(
             &mut |slot, _, head, standing| {
-                if failed.is_some() || !choose(&RecordHead::of(head, standing)) {
+                if failed.is_some() {
                     return;
                 }
-                chosen.push(Chosen {
-                    key: self.index.hash(head.key()),
-                    slot: *slot,
-                    sequence: head.header.sequence,
-                    body_bytes: head.header.body_bytes,
-                });
-                if chosen.len() == CHOSEN_COUNT_MAX {
-                    failed = self.turn_chosen(into, dry_run, &mut chosen, count).err();
-                }
+                let is_chosen = choose(&RecordHead::of(head, standing));
+                failed = turning.go_on(is_chosen.then_some((slot, head))).err();
             },
             progress,
         );
         let turned = match failed {
             Some(error) => Err(error),
-            None => self.turn_chosen(into, dry_run, &mut chosen, count),
+            None => turning.finish().map_err(StoreError::from),
         };
         self.uncovered.lock().clear();
         turned?;
@@ -176,40 +265,6 @@ impl Shared {
             self.make_removals_durable()?;
         }
         all_read(unread)?;
-        Ok(())
-    }
-
-    fn turn_chosen(
-        self: &Arc<Self>,
-        into: State,
-        dry_run: bool,
-        chosen: &mut Vec<Chosen>,
-        count: &mut dyn FnMut(&Chosen, Turned),
-    ) -> io::Result<()> {
-        let mut chosen = std::mem::take(chosen);
-        // Of the held records of one key the newest comes first, and is the one to be released.
-        chosen.sort_unstable_by_key(|chosen| (chosen.key, Reverse(chosen.sequence)));
-        if dry_run {
-            let mut last = None;
-            for chosen in chosen {
-                let taken = into == State::Live
-                    && (last.replace(chosen.key) == Some(chosen.key)
-                        || self.index.peek(chosen.key).is_some());
-                let turned = if taken { Turned::Refused } else { Turned::Done };
-                count(&chosen, turned);
-            }
-            return Ok(());
-        }
-        let segments = self.segments.read();
-        // What is carried meanwhile goes to the active segment.
-        let active = segments.values().filter(|segment| !segment.is_idle());
-        let mut places: Vec<u32> = active.map(|segment| segment.id()).collect();
-        drop(segments);
-        places.extend(chosen.iter().map(|chosen| chosen.slot.place.segment));
-        self.uncover(&places)?;
-        for group in chosen.chunks(GROUP_COUNT_MAX) {
-            self.turn_group(into, group, count)?;
-        }
         Ok(())
     }
 
@@ -241,10 +296,13 @@ impl Shared {
                 .flatten();
             claims.push((chosen, claim));
         }
+        if into == State::Live {
+            self.catch_up();
+        }
         let _moving = self.moving.lock();
         if into == State::Live {
             // What was stored after these and is gone again must not come back and outdo them.
-            if !self.catch_up() {
+            if !self.has_caught_up() {
                 return Err(io::Error::other("the disk failed to remove what is gone"));
             }
             self.sync_now();

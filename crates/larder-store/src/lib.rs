@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod checksums;
 mod clock;
 mod data_dir;
 mod disk;

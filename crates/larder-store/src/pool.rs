@@ -198,6 +198,12 @@ pub enum StoreError {
     /// Key or metadata are longer than the format allows.
     #[error("the key or the metadata are too long")]
     NamesTooLong,
+    /// So much cannot be done at once.
+    #[error("more than {limit} entries at once: select fewer of them")]
+    TooMany {
+        /// The most entries.
+        limit: u64,
+    },
     /// The pool has been closed.
     #[error("the pool is closed")]
     Closed,

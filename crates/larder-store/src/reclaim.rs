@@ -456,7 +456,7 @@ pub(crate) fn verified_record(
     let header = RecordHeader::decode(record)?.header;
     let names_end = usize::try_from(header.body_start()).ok()?;
     let names = record.get(RECORD_HEADER_BYTES..names_end)?;
-    let mut checksums = crate::write::Checksums::default();
+    let mut checksums = crate::checksums::Checksums::default();
     let body_end = names_end + usize::try_from(header.body_bytes).ok()?;
     checksums.update(record.get(names_end..body_end)?);
     let mut table = Vec::new();

@@ -291,8 +291,11 @@ impl Shared {
             return;
         }
         let mut slot = Slot::new(hash, place, found.header.record_bytes(), found.header.check);
-        if !self.body_verifies(segment, &slot, &found.header)
-            || self.is_outdone(&slot, other, found.header.sequence)
+        // One whose body has rotted is lost, and still says, if it is held, that an older copy of it is not to be served.
+        let is_held = found.state == State::Held;
+        if is_held && self.is_outdone(&slot, other, found.header.sequence)
+            || !self.body_verifies(segment, &slot, &found.header)
+            || !is_held && self.is_outdone(&slot, other, found.header.sequence)
         {
             return;
         }

@@ -189,9 +189,8 @@ impl Shared {
     /// False if the disk failed to read the record.
     fn survey_one(self: &Arc<Self>, mut slot: Slot, visit: &mut Visit<'_>) -> bool {
         loop {
-            let moved = match self.segment(slot.place.segment) {
-                None => true,
-                Some(segment) => match self.read_any(&segment, &slot, Wait::Allowed) {
+            if let Some(segment) = self.segment(slot.place.segment) {
+                match self.read_any(&segment, &slot, Wait::Allowed) {
                     Ok((head, standing)) => {
                         visit(&slot, &segment, &head, standing);
                         return true;
@@ -205,15 +204,12 @@ impl Shared {
                         self.index.remove(slot.hash, slot.place);
                         return true;
                     }
-                    Err(_) => {
-                        self.lose(&slot);
-                        false
-                    }
-                },
-            };
-            // An entry that reclaim moved meanwhile is visited where it is now.
+                    Err(_) => self.lose(&slot),
+                }
+            }
+            // An entry that reclaim moved meanwhile, or that has replaced a damaged one, is visited where it is now.
             match self.index.peek(slot.hash) {
-                Some(now) if moved && now.place != slot.place => slot = now,
+                Some(now) if now.place != slot.place => slot = now,
                 _ => return true,
             }
         }

@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
+use crate::checksums::Checksums;
 use crate::format::{
-    ALIGN_BYTES, BLOCK_BYTES, BODY_BYTES_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX, Place,
-    RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, STATE_OFFSET,
-    SegmentHeader, Slot, State, TOMBSTONE_BYTES, record_bytes,
+    ALIGN_BYTES, BODY_BYTES_MAX, KEY_BYTES_MAX, METADATA_BYTES_MAX, Place, RECORD_HEADER_BYTES,
+    RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, STATE_OFFSET, SegmentHeader, Slot, State,
+    TOMBSTONE_BYTES, record_bytes,
 };
 use crate::index::Claim;
 use crate::lease::Honour;
@@ -183,6 +184,16 @@ impl Drop for KeyClaim<'_> {
 impl Pool {
     /// Stores an entry whose body is at hand. With [`Durability::Synced`] it returns when the entry is durable.
     pub fn put(&self, record: &NewRecord<'_>, body: &[u8]) -> Result<Put, StoreError> {
+        self.put_written(record, None, body)
+    }
+
+    /// The same for an entry that was written elsewhere: at this time, Unix milliseconds. `None`: now.
+    pub fn put_written(
+        &self,
+        record: &NewRecord<'_>,
+        written_at_ms: Option<u64>,
+        body: &[u8],
+    ) -> Result<Put, StoreError> {
         let shared = &self.shared;
         shared.admit(record, body.len() as u64)?;
         let hash = shared.index.hash(record.key);
@@ -193,7 +204,7 @@ impl Pool {
         checksums.update(body);
         let mut tail = Vec::new();
         let body_crc = checksums.finish(&mut tail);
-        let header = shared.header(record, body.len() as u64, body_crc);
+        let header = shared.header(record, written_at_ms, (body.len() as u64, body_crc));
         let extent = shared.reserve(header.record_bytes())?;
         let head = header.encode(
             &extent.segment.tag_key,
@@ -230,6 +241,7 @@ impl Pool {
             check: record.check,
             writer: record.writer,
             replace: record.replace,
+            written_at_ms: None,
             declared: size,
             received: 0,
             checksums: Checksums::default(),
@@ -254,6 +266,7 @@ pub struct Upload {
     check: u16,
     writer: u64,
     replace: bool,
+    written_at_ms: Option<u64>,
     declared: Option<u64>,
     received: u64,
     checksums: Checksums,
@@ -291,6 +304,11 @@ impl Upload {
     /// Changes [`NewRecord::check`], for a writer who knows it only when the body has come.
     pub fn set_check(&mut self, check: u16) {
         self.check = check;
+    }
+
+    /// The entry was written elsewhere, at this time, Unix milliseconds; otherwise it is written when it is finished.
+    pub fn set_written_at(&mut self, written_at_ms: u64) {
+        self.written_at_ms = Some(written_at_ms);
     }
 
     fn body_start(&self) -> u64 {
@@ -348,7 +366,7 @@ impl Upload {
                 return Pool {
                     shared: Arc::clone(&self.shared),
                 }
-                .put(&record, &body);
+                .put_written(&record, self.written_at_ms, &body);
             }
             Sink::Extent(extent) => extent,
         };
@@ -362,7 +380,7 @@ impl Upload {
         };
         let mut tail = Vec::new();
         let body_crc = self.checksums.finish(&mut tail);
-        let header = shared.header(&record, received, body_crc);
+        let header = shared.header(&record, self.written_at_ms, (received, body_crc));
         if self.declared.is_none() {
             extent.bytes = header.record_bytes();
             extent.segment.set_tail(extent.start + extent.bytes);
@@ -380,47 +398,6 @@ fn padding(record_end: u64) -> &'static [u8] {
     &ZEROS[..(record_end.next_multiple_of(ALIGN_BYTES) - record_end) as usize]
 }
 
-/// The checksums of a body as it comes in.
-#[derive(Debug, Default)]
-pub(crate) struct Checksums {
-    crc: u32,
-    in_block: u64,
-    /// One CRC-32C for each full block.
-    blocks: Vec<u8>,
-}
-
-impl Checksums {
-    pub(crate) fn update(&mut self, mut piece: &[u8]) {
-        while !piece.is_empty() {
-            // A block is closed when the next one begins, so that a body of one block has no table.
-            if self.in_block == BLOCK_BYTES {
-                self.close_block();
-            }
-            let count = piece.len().min((BLOCK_BYTES - self.in_block) as usize);
-            let (head, rest) = piece.split_at(count);
-            self.crc = crc32c::crc32c_append(self.crc, head);
-            self.in_block += count as u64;
-            piece = rest;
-        }
-    }
-
-    fn close_block(&mut self) {
-        self.blocks.extend_from_slice(&self.crc.to_le_bytes());
-        self.crc = 0;
-        self.in_block = 0;
-    }
-
-    /// Returns the header's checksum and leaves the block table, if there is one, in `table`.
-    pub(crate) fn finish(&mut self, table: &mut Vec<u8>) -> u32 {
-        if self.blocks.is_empty() {
-            return self.crc;
-        }
-        self.close_block();
-        *table = std::mem::take(&mut self.blocks);
-        crc32c::crc32c(table)
-    }
-}
-
 impl Shared {
     fn admit(&self, record: &NewRecord<'_>, size: u64) -> Result<(), StoreError> {
         if self.closed.load(Ordering::Acquire) {
@@ -436,7 +413,13 @@ impl Shared {
         Ok(())
     }
 
-    fn header(&self, record: &NewRecord<'_>, body_bytes: u64, body_crc: u32) -> RecordHeader {
+    /// The header of a body of this length and checksum.
+    fn header(
+        &self,
+        record: &NewRecord<'_>,
+        written_at_ms: Option<u64>,
+        (body_bytes, body_crc): (u64, u32),
+    ) -> RecordHeader {
         RecordHeader {
             kind: RecordKind::Entry,
             key_bytes: record.key.len() as u16,
@@ -445,7 +428,7 @@ impl Shared {
             body_crc,
             body_bytes,
             sequence: self.next_sequence(),
-            written_at_ms: self.clock.now_ms(),
+            written_at_ms: written_at_ms.unwrap_or_else(|| self.clock.now_ms()),
             writer: record.writer,
         }
     }
@@ -766,9 +749,18 @@ impl Shared {
             self.discard(&segment);
         }
         let unmarked = std::mem::take(&mut *self.unmarked.lock());
-        for hash in unmarked {
-            self.mark_held(hash);
+        if !unmarked.is_empty() {
+            // A record that is released or purged between the look at its slot and the mark would be marked after all.
+            let _moving = self.moving.lock();
+            for hash in unmarked {
+                self.mark_held(hash);
+            }
         }
+        self.has_caught_up()
+    }
+
+    /// Whether there is nothing left that a failing disk has kept from being done.
+    pub(crate) fn has_caught_up(&self) -> bool {
         self.unburied.lock().is_empty()
             && self.undeleted.lock().is_empty()
             && self.unmarked.lock().is_empty()

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hook::{MIB, Operation, Stand, fill, is_readable, key, put, record};
 use larder_store::{
@@ -307,4 +308,129 @@ fn what_is_held_beside_a_purge_does_not_escape_it() {
     let mut left = 0;
     pool.scan(&mut |_| left += 1, &mut |_, _| true);
     assert_eq!(left, 0);
+}
+
+#[test]
+fn what_a_hold_has_found_is_out_of_sight_within_a_second_while_it_goes_on_looking() {
+    let stand = Stand::new(7, 8 * MIB, Durability::Written);
+    let pool = &stand.pool;
+    assert_eq!(fill(pool, 0..3000, 20), 0);
+    let found = std::cell::RefCell::new(Vec::new());
+    let mut choose = |head: &RecordHead<'_>| {
+        let now_ms = stand.now_ms.load(Ordering::Relaxed);
+        found.borrow_mut().push((now_ms, head.key.to_vec()));
+        true
+    };
+    let mut looked = 0;
+    let mut progress = |_, _| {
+        stand.pass(Duration::from_millis(400));
+        let now_ms = stand.now_ms.load(Ordering::Relaxed);
+        let found = found.borrow();
+        let late = found.iter().filter(|(at_ms, _)| at_ms + 1000 <= now_ms);
+        for (at_ms, key) in late {
+            assert!(!pool.contains(key), "served {} ms later", now_ms - at_ms);
+            looked += 1;
+        }
+        true
+    };
+    let held = pool.hold(false, &mut choose, &mut progress);
+    assert_eq!(held.expect("the disk works").entries, 3000);
+    assert!(looked > 0);
+}
+
+/// More than are held at a time, in no order of their keys.
+#[test]
+fn of_very_many_held_records_the_newest_of_each_key_is_released() {
+    const KEYS: u64 = 36_000;
+    let stand = Stand::new(7, 64 * MIB, Durability::Written);
+    let pool = &stand.pool;
+    let all = || pool.hold(false, &mut |_| true, &mut |_, _| true);
+    for body in [&b"old"[..], b"new"] {
+        for number in 0..KEYS {
+            pool.put(&record(&key(number)), body).expect("stored");
+        }
+        assert_eq!(all().expect("the disk works").entries, KEYS);
+    }
+    let dry = pool.release(true, &mut |_| true, &mut |_, _| true);
+    let released = pool.release(false, &mut |_| true, &mut |_, _| true);
+    let released = released.expect("the disk works");
+    assert_eq!((released.entries, released.refused), (KEYS, KEYS));
+    assert_eq!(dry.expect("the disk works"), released);
+    for number in 0..KEYS {
+        let entry = pool.get(&key(number), Wait::Allowed).expect("may wait");
+        let body = entry.expect("released").body;
+        assert!(
+            matches!(body, Body::Whole(whole) if whole == "new"),
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn what_is_replaced_before_a_purge_has_looked_at_it_is_looked_at_in_its_new_place() {
+    let stand = Stand::new(7, 8 * MIB, Durability::Written);
+    let pool = &stand.pool;
+    assert_eq!(fill(pool, 0..5000, 20), 0);
+    let mut replaced = false;
+    let mut choose = |_: &RecordHead<'_>| {
+        if !std::mem::replace(&mut replaced, true) {
+            for number in 0..5000 {
+                let key = key(number);
+                let again = NewRecord {
+                    replace: true,
+                    ..record(&key)
+                };
+                pool.put(&again, b"again").expect("stored");
+            }
+        }
+        true
+    };
+    let purged = pool.purge(false, &mut choose, &mut |_, _| true);
+    assert_eq!(purged.expect("the disk works").entries, 4999);
+    let left = (0..5000).filter(|number| pool.contains(&key(*number)));
+    assert_eq!(
+        left.count(),
+        1,
+        "the one that was replaced after it was chosen"
+    );
+}
+
+#[test]
+fn a_held_copy_that_has_rotted_does_not_bring_its_original_back() {
+    let mut stand = Stand::new(7, MIB, Durability::Written);
+    put(&stand.pool, b"k", 300).expect("stored");
+    assert!(is_readable(&stand.pool, b"k"));
+    stand.disk.set(|call| match call.operation {
+        Operation::Remove if call.path.ends_with("00000001.seg") => Err(unreadable()),
+        _ => Ok(()),
+    });
+    let carried = (0..3000).any(|number| {
+        put(&stand.pool, &key(number), 1000).expect("older entries make room");
+        stand.pool.usage().carried_bytes > 0
+    });
+    assert!(carried, "the first segment is never reclaimed");
+    let choose = &mut |head: &RecordHead<'_>| head.key == b"k";
+    let _ = stand.pool.hold(false, choose, &mut |_, _| true);
+    let _ = stand.sim.remove(Path::new("pool/index.ckpt"));
+    stand.disk.clear();
+    stand.sim.kill();
+    let mut rotted = 0;
+    for segment in 2..100 {
+        let path = format!("pool/{segment:08x}.seg");
+        let Ok(file) = stand.sim.open(Path::new(&path)) else {
+            continue;
+        };
+        let mut bytes = vec![0; file.bytes().expect("a length") as usize];
+        file.read_at(&mut bytes, 0, Wait::Allowed)
+            .expect("readable");
+        if let Some(state) = bytes.windows(4).position(|it| it == b"HELD") {
+            let at = state + 100;
+            file.write_at(&[&[!bytes[at]]], at as u64)
+                .expect("writable");
+            rotted += 1;
+        }
+    }
+    assert_eq!(rotted, 1);
+    stand.reopen();
+    assert!(!stand.pool.contains(b"k"));
 }

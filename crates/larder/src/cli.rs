@@ -10,11 +10,15 @@ use larder_model::{UntrustedScope, WorkspaceName};
 use crate::config::{Key, parse_duration, parse_listen};
 
 mod audit;
+mod bench;
+mod bucket;
 mod creep_check;
 mod entries;
 mod identity;
 
 pub(crate) use audit::AuditArgs;
+pub(crate) use bench::BenchArgs;
+pub(crate) use bucket::{BucketCommand, BucketKeyCommand, BucketStatusArgs};
 pub(crate) use creep_check::{CreepCheckArgs, CreepProtocol};
 pub(crate) use entries::{
     ChangeArgs, EntryArgs, EntryCommand, PurgeArgs, QuarantineArgs, QuarantineCommand,
@@ -64,6 +68,11 @@ pub(crate) enum Command {
     Audit(Box<AuditArgs>),
     /// Test whether a pull request can poison a cache: yours, or any other of Nx or the Remote Execution API
     CreepCheck(Box<CreepCheckArgs>),
+    /// Measure a cache, or two against each other: any of Nx, of the Remote Execution API, or a folder
+    Bench(Box<BenchArgs>),
+    /// Look after the bucket behind the local store
+    #[command(subcommand)]
+    Bucket(BucketCommand),
     /// Check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -92,6 +101,41 @@ pub(crate) struct PlaceArgs {
     /// Where the server keeps everything [default: larder-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// What a CI said of a job, to know its entries or sessions by. Conditions narrow each other.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ProvenanceArgs {
+    /// Only those of this run, pipeline or build of a CI
+    #[arg(long, value_name = "ID")]
+    pub(crate) run: Option<String>,
+    /// Only those of runs of this commit
+    #[arg(long, value_name = "SHA")]
+    pub(crate) commit: Option<String>,
+    /// Only those of runs of this repository
+    #[arg(long, value_name = "NAME")]
+    pub(crate) repository: Option<String>,
+    /// Only those of runs of the repository with this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) repository_id: Option<String>,
+    /// Only those of runs for this git ref: `refs/heads/main`
+    #[arg(long = "ref", value_name = "REF")]
+    pub(crate) git_ref: Option<String>,
+    /// Only those of runs of this workflow
+    #[arg(long, value_name = "NAME")]
+    pub(crate) workflow: Option<String>,
+    /// Only those of runs that this event started: `push`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) event: Option<String>,
+    /// Only those of runs that this person started
+    #[arg(long, value_name = "NAME")]
+    pub(crate) actor: Option<String>,
+    /// Only those of runs whose tokens came from this issuer
+    #[arg(long, value_name = "URL")]
+    pub(crate) issuer: Option<String>,
+    /// Only those of writers that this rule of the configuration let in
+    #[arg(long, value_name = "NAME")]
+    pub(crate) rule: Option<String>,
 }
 
 /// `larder serve`.
@@ -272,6 +316,37 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Everything that a command has under this heading is a condition, and `--all` is refused beside each.
+    #[test]
+    fn all_excludes_every_condition() {
+        let mut command = Cli::command();
+        command.build();
+        for (path, heading) in [
+            (&["purge"][..], "Which entries"),
+            (&["quarantine"], "Which entries"),
+            (&["session", "revoke"], "Which jobs"),
+        ] {
+            let found = path
+                .iter()
+                .try_fold(&command, |command, name| command.find_subcommand(name));
+            let command = found.expect("a command");
+            let all = command
+                .get_arguments()
+                .find(|argument| argument.get_id() == "all");
+            let excluded = command.get_arg_conflicts_with(all.expect("--all"));
+            let excluded: Vec<_> = excluded.iter().map(|argument| argument.get_id()).collect();
+            let conditions = command
+                .get_arguments()
+                .filter(|argument| argument.get_help_heading() == Some(heading));
+            let missing: Vec<_> = conditions
+                .map(clap::Arg::get_id)
+                .filter(|id| !excluded.contains(id))
+                .collect();
+            assert!(missing.is_empty(), "{path:?}: {missing:?}");
+            assert!(excluded.len() > 10, "{path:?}: {excluded:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::HeaderMap;
+use http::header::HeaderName;
 use larder_protocols::Peer;
 
 use crate::config::Network;
@@ -68,16 +69,26 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
 }
 
 /// Whether a request comes from a process on this machine and not, through a proxy on it, from
-/// somewhere else.
-pub(crate) fn is_local(peer: IpAddr, headers: &HeaderMap) -> bool {
-    const PROXIES: [&str; 5] = [
+/// somewhere else. Proxies are known by the headers that they add. Where one of `proxies` is on this machine nobody is local:
+/// not every request shows that it came through it.
+pub(crate) fn is_local(peer: IpAddr, headers: &HeaderMap, proxies: &[Network]) -> bool {
+    const ADDED: [&str; 7] = [
         "forwarded",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-real-ip",
         "via",
+        "x-real-ip",
+        "x-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "x-request-start",
     ];
-    is_loopback(peer) && !PROXIES.iter().any(|name| headers.contains_key(*name))
+    const ADDED_PREFIXES: [&str; 3] = ["x-forwarded-", "x-original-", "x-envoy-"];
+    let is_added = |name: &HeaderName| {
+        let name = name.as_str();
+        ADDED.contains(&name) || ADDED_PREFIXES.iter().any(|it| name.starts_with(it))
+    };
+    is_loopback(peer)
+        && !proxies.iter().any(|network| network.contains(peer))
+        && !headers.keys().any(is_added)
 }
 
 fn is_loopback(address: IpAddr) -> bool {
@@ -118,10 +129,28 @@ mod tests {
     #[test]
     fn what_a_proxy_forwards_is_not_local() {
         let mut headers = HeaderMap::new();
-        assert!(is_local("127.0.0.1".parse().unwrap(), &headers));
-        assert!(!is_local("10.0.0.1".parse().unwrap(), &headers));
-        headers.insert("x-forwarded-for", "10.0.0.1".parse().unwrap());
-        assert!(!is_local("127.0.0.1".parse().unwrap(), &headers));
+        let here = "127.0.0.1".parse().unwrap();
+        headers.insert("user-agent", "Prometheus".parse().unwrap());
+        assert!(is_local(here, &headers, &[]));
+        assert!(!is_local("10.0.0.1".parse().unwrap(), &headers, &[]));
+        for added in [
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "X-Envoy-External-Address",
+            "Via",
+        ] {
+            let mut headers = headers.clone();
+            let name: HeaderName = added.parse().unwrap();
+            headers.insert(name, "10.0.0.1".parse().unwrap());
+            assert!(!is_local(here, &headers, &[]), "{added}");
+        }
+        // A proxy need not add any.
+        let elsewhere = "10.0.0.0/8".parse().unwrap();
+        assert!(is_local(here, &headers, &[elsewhere]));
+        for proxy in ["127.0.0.1", "127.0.0.0/8"] {
+            let proxies = [elsewhere, proxy.parse().unwrap()];
+            assert!(!is_local(here, &headers, &proxies), "{proxy}");
+        }
     }
 
     /// The address that counts when `peer` sends these lines to a server that trusts the proxies in 10.0.0.0/8 and fd00::/8.
@@ -133,8 +162,6 @@ mod tests {
             encrypted: true,
             certificate: Some(CertificateNames {
                 subject_alternative_names: Vec::new(),
-                common_name: None,
-                fingerprint_sha256: [0; 32],
                 not_after_ms: 0,
             }),
         });

@@ -18,6 +18,7 @@ use larder_cache::PoolState;
 use larder_protocols::{Answer, Body, Gateway, OPENAPI_JSON, Origin, Peer};
 use prometheus_client::registry::Registry;
 
+use crate::bucket::{self, Depot};
 use crate::config::{HttpSettings, MetricsAudience};
 use crate::exposure;
 use crate::logging::chain;
@@ -41,6 +42,7 @@ pub(crate) struct Front {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) pools: Arc<Pools>,
+    pub(crate) depot: Option<Depot>,
     pub(crate) registry: Registry,
     pub(crate) settings: ArcSwap<HttpSettings>,
     pub(crate) started: Instant,
@@ -56,7 +58,8 @@ impl Front {
         if let Some(inside) = below(request.uri(), &settings.base_path) {
             *request.uri_mut() = inside;
         }
-        let local = || exposure::is_local(peer.address, request.headers());
+        let local =
+            || exposure::is_local(peer.address, request.headers(), &settings.trusted_proxies);
         let origin = exposure::origin(peer, request.headers(), &settings.trusted_proxies);
         let origin = Origin::Tcp(origin);
         match self.own_route(&request, &origin, local) {
@@ -68,7 +71,7 @@ impl Front {
     /// Answers a request of the control socket: the operator's.
     pub(crate) async fn answer_operator(&self, request: Request) -> Response<Body> {
         if request.uri().path() == REREAD_TOKENS && *request.method() == Method::POST {
-            return match self.roster.reload().await {
+            return match self.roster.catch_up().await {
                 Ok(()) => answer(StatusCode::OK, TEXT, Bytes::new()),
                 Err(error) => {
                     tracing::error!(error = %chain(&error), "tokens were not read again");
@@ -83,6 +86,10 @@ impl Front {
                 JSON,
                 serde_json::json!(names).to_string().into(),
             );
+        }
+        let path = request.uri().path();
+        if path.starts_with(bucket::ROUTES) {
+            return bucket::answer(self.depot.as_ref(), request.method(), path).await;
         }
         let origin = Origin::ControlSocket;
         match self.own_route(&request, &origin, || true) {

@@ -27,6 +27,8 @@ use crate::terminal::escaped;
 
 /// What every token begins with.
 const TOKEN_PREFIX: &str = "lrd_";
+/// What every JWT begins with: `{"` in base64.
+const JWT_PREFIX: &str = "eyJ";
 /// So many letters and digits in a row may be a token, or most of one, without its prefix.
 const TOKEN_RUN_CHARS_MIN: usize = 43;
 /// The longest text of a field. What is longer keeps its beginning and its end.
@@ -225,13 +227,22 @@ impl Visit for Fields {
     }
 }
 
-/// The text without what may be a token: what follows a token's prefix, and every long run of
+/// The text without what may be a token: what follows a token's prefix, JWTs, and every long run of
 /// letters and digits, percent-encoded or not, that is no hexadecimal number.
 fn without_tokens(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(next) = rest.chars().next() {
-        let (run_bytes, run) = leading_run(rest);
+        let (run_bytes, run) = leading_run(rest, "");
+        if run.starts_with(JWT_PREFIX) {
+            let (jwt_bytes, jwt) = leading_run(rest, "-_.");
+            if jwt.matches('.').count() >= 2 {
+                clean.push_str(JWT_PREFIX);
+                clean.push('…');
+                rest = &rest[jwt_bytes..];
+                continue;
+            }
+        }
         if run_bytes == 0 {
             let taken = percent_decoded(rest).map_or(next.len_utf8(), |_| 3);
             clean.push_str(&rest[..taken]);
@@ -249,14 +260,14 @@ fn without_tokens(text: &str) -> String {
     clean
 }
 
-/// The letters and digits that `text` begins with, decoded, and how many bytes of it they are.
-fn leading_run(text: &str) -> (usize, String) {
+/// The letters and digits, and `others`, that `text` begins with, decoded, and how many bytes of it they are.
+fn leading_run(text: &str, others: &str) -> (usize, String) {
     let bytes = text.as_bytes();
     let (mut at, mut run) = (0, String::new());
     while at < bytes.len() {
         let decoded = text.get(at..).and_then(percent_decoded);
         let byte = decoded.unwrap_or(bytes[at]);
-        if !byte.is_ascii_alphanumeric() {
+        if !byte.is_ascii_alphanumeric() && !others.as_bytes().contains(&byte) {
             break;
         }
         run.push(char::from(byte));
@@ -357,6 +368,15 @@ mod tests {
             (format!("/v1/cache/lrd%5F{run}?x"), "/v1/cache/lrd%5F…?x"),
             (format!("{run}/é"), "…/é"),
             (encoded, "…"),
+            (
+                "?token=eyJhbGci.eyJpc3Mi.a-b_c&x".to_owned(),
+                "?token=eyJ…&x",
+            ),
+            ("eyJhbGci%2EeyJpc3Mi%2ea%2Db/x".to_owned(), "eyJ…/x"),
+            (
+                "eyJ.x and eyJhbGci/x.y.z".to_owned(),
+                "eyJ.x and eyJhbGci/x.y.z",
+            ),
             (
                 "12345678901234567890 a%zz%".to_owned(),
                 "12345678901234567890 a%zz%",

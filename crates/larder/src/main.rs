@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod bucket;
 mod cli;
 mod clock;
 mod commands;

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use larder_cache::{Cache, CacheLimits, CacheMetrics, PoolHandle, PoolPair, PoolState};
+use larder_cache::{Cache, CacheLimits, CacheMetrics, PoolHandle, PoolPair, PoolState, Tier};
 use larder_model::WorkspaceName;
 use larder_store::{DataDir, Pool, PoolOptions, RealDisk};
 use tokio::sync::watch;
@@ -100,8 +100,13 @@ impl Pools {
         })
     }
 
-    /// The cache over these pools.
-    pub(crate) fn cache(&self, settings: &Settings, metrics: CacheMetrics) -> Cache {
+    /// The cache over these pools, before a bucket if there is one.
+    pub(crate) fn cache(
+        &self,
+        settings: &Settings,
+        metrics: CacheMetrics,
+        tier: Option<Tier>,
+    ) -> Cache {
         let pair = |workspace: Option<&WorkspaceName>| {
             let handle = |trusted| {
                 let name = PoolName {
@@ -123,7 +128,11 @@ impl Pools {
             .filter_map(|name| Some((name.clone(), pair(Some(name))?)))
             .collect();
         let shared = pair(None).expect("every plan of budgets has the shared pools");
-        Cache::new(shared, own, cache_limits(settings), metrics)
+        let cache = Cache::new(shared, own, cache_limits(settings), metrics);
+        match tier {
+            Some(tier) => cache.with_tier(tier),
+            None => cache,
+        }
     }
 
     /// Whether every pool serves.

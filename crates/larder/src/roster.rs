@@ -24,6 +24,8 @@ const LAST_USED_INTERVAL: Duration = Duration::from_secs(30);
 /// How often everything is read, whether it has changed or not: sessions that ended long ago are
 /// forgotten then, and the writers of certificates are noted as seen.
 const RELOAD_INTERVAL: Duration = Duration::from_hours(1);
+/// How often what the ledger did not do when rules changed is tried again.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a session is known after its end: its job's late requests are misses and no errors.
 const ENDED_SESSIONS_MS: u64 = 24 * 3_600_000;
 
@@ -34,6 +36,13 @@ pub(crate) struct Roster {
     gateway: Arc<Gateway>,
     /// When the ledger was read last.
     seen: Mutex<Option<Mark>>,
+}
+
+/// How much is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Changed,
+    All,
 }
 
 impl Roster {
@@ -49,32 +58,38 @@ impl Roster {
             gateway,
             seen: Mutex::new(None),
         };
-        roster.refresh().await?;
+        roster.refresh(Extent::Changed).await?;
         Ok(roster)
     }
 
-    /// Reads of the ledger what has changed. Requests see the old table or the new one.
-    async fn refresh(&self) -> Result<(), LedgerError> {
+    /// Reads of the ledger what has changed, or all. Requests see the old table or the new one.
+    async fn refresh(&self, extent: Extent) -> Result<(), LedgerError> {
         let mut seen = self.seen.lock().await;
         let mark = self.ledger.change_mark().await?;
         let last = *seen;
-        if last == Some(mark) {
+        if last == Some(mark) && extent == Extent::Changed {
             return Ok(());
         }
-        if last.is_none_or(|last| last.tokens != mark.tokens) {
+        let changed = last.is_none_or(|last| last.tokens != mark.tokens);
+        if changed || extent == Extent::All {
             let rows = self.ledger.tokens().await?;
             tracing::debug!(tokens = rows.len(), "tokens read");
             self.authenticator
                 .replace(rows.into_iter().filter_map(grant_of).collect());
-            if last.is_some() {
+        }
+        let sessions = last.filter(|_| extent == Extent::Changed);
+        self.refresh_sessions(sessions.map(|last| last.sessions), mark.sessions)
+            .await?;
+        if changed || extent == Extent::All {
+            // Last, because it asks the ledger for each certificate.
+            match last {
                 // Who was admitted to a workspace that is gone or was revoked is nobody, and whose certificate is for a
                 // workspace that has come is somebody.
-                self.gateway.workspaces_changed().await;
+                Some(_) if changed => self.gateway.workspaces_changed().await,
+                Some(_) => self.gateway.renew_certificates().await,
+                None => {}
             }
         }
-        let sessions = last.map(|last| last.sessions);
-        self.refresh_sessions(sessions.filter(|number| *number > 0), mark.sessions)
-            .await?;
         *seen = Some(mark);
         Ok(())
     }
@@ -99,21 +114,29 @@ impl Roster {
         Ok(())
     }
 
-    /// Reads the ledger whether it has changed or not.
-    pub(crate) async fn reload(&self) -> Result<(), LedgerError> {
-        if let Some(seen) = self.seen.lock().await.as_mut() {
-            // Marks begin at 1.
-            *seen = Mark {
-                tokens: 0,
-                sessions: 0,
-            };
-        }
-        self.refresh().await
+    /// Reads of the ledger what has changed, now.
+    pub(crate) async fn catch_up(&self) -> Result<(), LedgerError> {
+        self.refresh(Extent::Changed).await
     }
 
-    /// Follows the ledger until the task is dropped. While the ledger cannot be read the table
-    /// stays as it is, and the log says so once.
+    /// Reads the ledger whether it has changed or not.
+    pub(crate) async fn reload(&self) -> Result<(), LedgerError> {
+        self.refresh(Extent::All).await
+    }
+
+    /// Follows the ledger until the task is dropped, and brings to an end what it did not do when rules changed.
     pub(crate) async fn follow(&self) {
+        let settle = async {
+            loop {
+                tokio::time::sleep(SETTLE_INTERVAL).await;
+                self.gateway.settle().await;
+            }
+        };
+        tokio::join!(self.follow_changes(), settle);
+    }
+
+    /// While the ledger cannot be read the table stays as it is, and the log says so once.
+    async fn follow_changes(&self) {
         let mut in_trouble = false;
         let mut noted_at = tokio::time::Instant::now();
         let mut reloaded_at = noted_at;
@@ -123,7 +146,7 @@ impl Roster {
                 reloaded_at = tokio::time::Instant::now();
                 self.reload().await
             } else {
-                self.refresh().await
+                self.refresh(Extent::Changed).await
             };
             match read {
                 Err(error) if !in_trouble => {
@@ -161,7 +184,7 @@ fn grant_of(row: TokenRow) -> Option<TokenGrant> {
             id,
             hash: TokenHash(row.hash),
             workspace: row.workspace.parse().map_err(|e| format!("{e}"))?,
-            access: access_of(&row.access, row.scope.as_deref())?,
+            access: own_access(id, access_of(&row.access, row.scope.as_deref())?)?,
             expires_at_ms: row.expires_at_ms,
             revoked: row.revoked_at_ms.is_some(),
         })
@@ -175,6 +198,24 @@ fn grant_of(row: TokenRow) -> Option<TokenGrant> {
         );
     }
     understood.ok()
+}
+
+/// A token's access, unless its scope is one that the server gives to others: to a CI's jobs, or to another token. Versions that
+/// had no CI rules let anybody ask for such a scope.
+fn own_access(token: u64, access: Access) -> Result<Access, String> {
+    let Some(scope) = access.scope() else {
+        return Ok(access);
+    };
+    let first = scope.as_str().split('/').next().unwrap_or_default();
+    let first = first.to_ascii_lowercase();
+    let is_own = scope.as_str() == format!("token/{token}");
+    let is_reserved = first == "token" || first == "ci" || first.starts_with("ci.");
+    if is_reserved && !is_own {
+        return Err(format!(
+            "the scope {scope} is the server's to give; make another token and revoke this one"
+        ));
+    }
+    Ok(access)
 }
 
 /// The same of a session.
@@ -254,8 +295,19 @@ mod tests {
             ("trusted", Some("pr/7")),
             ("clean-room", Some("pr/7")),
             ("gate", None),
+            ("isolated", Some("ci.web/pr-1")),
+            ("gate", Some("CI.web/mq-1")),
+            ("isolated", Some("ci")),
+            ("isolated", Some("ci/x")),
+            ("isolated", Some("token/8")),
+            ("isolated", Some("token")),
+            ("isolated", Some("token/7/x")),
         ] {
             assert!(grant_of(row(access, scope)).is_none(), "{access} {scope:?}");
+        }
+        for scope in ["token/7", "cin/x", "tokens/8", "circle/pr-1"] {
+            let granted = grant_of(row("isolated", Some(scope)));
+            assert!(granted.is_some(), "{scope}");
         }
         let elsewhere = TokenRow {
             workspace: "UPPER".to_owned(),

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::audit::AuditBook;
+use crate::bucket::{BucketCollector, Depot};
 use crate::cli::ServeArgs;
-use crate::config::{Budgets, IdentitySettings, Key, Settings};
+use crate::config::{BucketSettings, Budgets, IdentitySettings, Key, Settings};
 use crate::doors::Doors;
 use crate::front::Front;
 use crate::identity::{self, KeyFollower};
@@ -67,6 +68,9 @@ struct Server {
     tls: Option<Arc<Tls>>,
     keys: Arc<KeyFollower>,
     audit: AuditBook,
+    stop_bucket: watch::Sender<bool>,
+    /// What uses the bucket, if there is one.
+    bucket: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -83,7 +87,7 @@ impl Server {
         let data_dir = &settings.store.data_dir;
         let control = control_socket::bind(data_dir).context("cannot make the control socket")?;
         let ledger = place::ledger(data_dir).await?;
-        let engine = Engine::open(lock, ledger.clone(), &settings, Purpose::Serve)?;
+        let engine = Engine::open(lock, ledger.clone(), &settings, Purpose::Serve).await?;
         let connection_count_max = settings.limits.connection_count_max.min(room);
         let seats = Arc::new(Seats::new(connection_count_max, doors.count()));
         warn_of_orphans(&settings);
@@ -115,10 +119,14 @@ impl Server {
             Arc::clone(&engine.journal),
         );
         registry.register_collector(keys.collector());
+        if let Some(depot) = &engine.depot {
+            registry.register_collector(Box::new(BucketCollector(depot.clone())));
+        }
         let front = Arc::new(Front {
             gateway: Arc::clone(&engine.gateway),
             roster: Arc::clone(&roster),
             pools: Arc::clone(&engine.pools),
+            depot: engine.depot.clone(),
             registry,
             settings: ArcSwap::from_pointee(settings.http.clone()),
             started: Instant::now(),
@@ -135,6 +143,9 @@ impl Server {
             async move { roster.follow().await }
         });
         tokio::spawn(say_when_loaded(Arc::clone(&front)));
+        let (stop_bucket, stopping) = watch::channel(false);
+        let run = |depot: &Depot| depot.run(Arc::clone(&engine.cache), stopping);
+        let bucket = engine.depot.as_ref().map(run);
         Ok(Self {
             drain_timeout: settings.limits.drain_timeout,
             started_with: settings,
@@ -149,6 +160,8 @@ impl Server {
             tls,
             keys,
             audit,
+            stop_bucket,
+            bucket,
         })
     }
 
@@ -175,6 +188,8 @@ impl Server {
             stop,
             accepting,
             audit,
+            stop_bucket,
+            bucket,
             ..
         } = self;
         stop.send_replace(true);
@@ -185,6 +200,11 @@ impl Server {
             }
             if !seats.drain(drain_timeout).await {
                 tracing::warn!("some requests did not finish in time");
+            }
+            stop_bucket.send_replace(true);
+            if let Some(bucket) = bucket {
+                // What has not been uploaded is in its queue. If the task panicked it has said so.
+                let _ = bucket.await;
             }
             roster.note_last_used().await;
             audit.close().await;
@@ -213,6 +233,7 @@ impl Server {
         self.engine
             .gateway
             .set_workspaces(start::workspace_table(&new));
+        self.engine.gateway.set_inspected_writers(new.nx.inspect);
         self.front.settings.store(Arc::new(new.http.clone()));
         if let (Some(tls), Some(new)) = (&self.tls, &new.tls) {
             let (tls, files) = (Arc::clone(tls), new.files.clone());
@@ -283,6 +304,12 @@ fn fixed_changes(old: &Settings, new: &Settings) -> Vec<Key> {
 
 fn fixed_keys(old: &Settings, new: &Settings) -> Vec<(Key, bool)> {
     let (from, to) = (&old.limits, &new.limits);
+    // Where there is a bucket before or after alone, its URL says all.
+    let in_bucket = |changed: fn(&BucketSettings, &BucketSettings) -> bool| {
+        let both = old.bucket.as_ref().zip(new.bucket.as_ref());
+        both.is_some_and(|(old, new)| changed(old, new))
+    };
+    let url = |settings: &Settings| settings.bucket.as_ref().map(|bucket| bucket.url.clone());
     vec![
         (Key::HttpListen, old.http.listen != new.http.listen),
         (
@@ -302,6 +329,36 @@ fn fixed_keys(old: &Settings, new: &Settings) -> Vec<(Key, bool)> {
         (
             Key::StoreFreeReserve,
             old.store.free_reserve != new.store.free_reserve,
+        ),
+        (Key::BucketUrl, url(old) != url(new)),
+        (Key::BucketAck, in_bucket(|old, new| old.ack != new.ack)),
+        (
+            Key::BucketExpireAfter,
+            in_bucket(|old, new| old.expire_after != new.expire_after),
+        ),
+        (
+            Key::BucketEndpoint,
+            in_bucket(|old, new| old.endpoint != new.endpoint),
+        ),
+        (
+            Key::BucketAddressing,
+            in_bucket(|old, new| old.addressing != new.addressing),
+        ),
+        (
+            Key::BucketRegion,
+            in_bucket(|old, new| old.region != new.region),
+        ),
+        (
+            Key::BucketAccount,
+            in_bucket(|old, new| old.account != new.account),
+        ),
+        (
+            Key::BucketEncryption,
+            in_bucket(|old, new| old.encryption != new.encryption),
+        ),
+        (
+            Key::BucketCaFile,
+            in_bucket(|old, new| old.ca_file != new.ca_file),
         ),
         (
             Key::LimitsConnectionsMax,

@@ -14,6 +14,7 @@ use larder_model::AccessKind;
 use larder_protocols::{BodyLimits, Gateway, Journal, WorkspaceTable, default_workspace};
 use larder_store::{DataDir, OpenError};
 
+use crate::bucket::Depot;
 use crate::config::{Budgets, Settings};
 use crate::pools::{self, Pools, Purpose};
 use crate::{clock, place};
@@ -25,13 +26,15 @@ pub(crate) struct Engine {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) authenticator: Arc<Authenticator>,
     pub(crate) journal: Arc<Journal>,
+    /// It is not run yet.
+    pub(crate) depot: Option<Depot>,
     /// Held as long as anything uses the directory.
     _lock: DataDir,
 }
 
 impl Engine {
     /// Starts to open the pools of a locked directory; they load while the engine is in use.
-    pub(crate) fn open(
+    pub(crate) async fn open(
         lock: DataDir,
         ledger: Ledger,
         settings: &Settings,
@@ -41,9 +44,13 @@ impl Engine {
             Purpose::Serve => Budgets::plan(settings, pools::disk_figures(lock.path(), settings)?)?,
             Purpose::Command => Budgets::offline(&pools::on_disk(lock.path())),
         };
+        let depot = match &settings.bucket {
+            Some(bucket) => Some(Depot::open(bucket, lock.path(), &ledger).await?),
+            None => None,
+        };
         let metrics = CacheMetrics::new();
         let pools = Arc::new(Pools::start(&lock, settings, &budgets, &metrics, purpose)?);
-        let cache = Arc::new(pools.cache(settings, metrics));
+        let cache = Arc::new(pools.cache(settings, metrics, depot.as_ref().map(Depot::tier)));
         let authenticator = Arc::new(Authenticator::new());
         let journal = Arc::new(Journal::new(clock::now_ms));
         let gateway = Arc::new(Gateway::new(
@@ -58,12 +65,14 @@ impl Engine {
             },
             clock::now_ms,
         ));
+        gateway.set_inspected_writers(settings.nx.inspect);
         Ok(Self {
             pools,
             cache,
             gateway,
             authenticator,
             journal,
+            depot,
             _lock: lock,
         })
     }

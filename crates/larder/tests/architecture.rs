@@ -1,4 +1,4 @@
-//! The table of crates in ARCHITECTURE.md against what cargo builds.
+//! The table of crates in ARCHITECTURE.md against what cargo builds, and who makes what only one may make.
 //!
 //! The table is the fenced block ```` ```crates ````: one line for each crate of the workspace, `NAME` or `NAME -> NAME NAME`,
 //! with every crate of the workspace that it needs, except for its tests.
@@ -26,6 +26,30 @@ fn the_crates_depend_on_each_other_as_architecture_md_says() {
         table(&documented),
         table(&built)
     );
+}
+
+/// Tests make them as well; what is in force is made where credentials are verified, and nowhere else.
+#[test]
+fn principals_are_made_by_the_authenticator_alone() {
+    let mut made = BTreeSet::new();
+    let mut folders = vec![root().join("crates")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() && name != "tests" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == "rs") && !name.ends_with("tests.rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                if code.contains("Principal::new(") {
+                    let path = path.strip_prefix(root().join("crates")).unwrap();
+                    made.insert(path.iter().next().unwrap().to_str().unwrap().to_owned());
+                }
+            }
+        }
+    }
+    assert_eq!(made, BTreeSet::from(["larder-auth".to_owned()]));
 }
 
 fn documented_graph(page: &str) -> Graph {

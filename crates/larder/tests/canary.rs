@@ -48,7 +48,7 @@ impl Canary {
             name,
             text,
             secret,
-            has_shape: false,
+            has_shape: true,
         }
     }
 

@@ -4,13 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use larder_testkit::http::{Connection, Request, exchange};
-use larder_testkit::{Access, Server, larder_binary, process};
+use larder_testkit::tls::{Authority, Client};
+use larder_testkit::{Access, Server, ServerOptions, TlsOptions, larder_binary, process};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -186,8 +187,25 @@ fn more_headers_than_anyone_needs_are_refused() {
     check_serves(&server);
 }
 
+#[test]
+fn a_second_request_in_one_would_be_seen() {
+    let server = start();
+    let put = "PUT /v1/cache/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n0\r\n\r\n";
+    let last = SMUGGLED.replace("Host: x", "Host: x\r\nConnection: close");
+    let answers = answers_to(&server, format!("{put}{last}").as_bytes());
+    assert_eq!(answers.matches("HTTP/1.1 ").count(), 2, "{answers}");
+    assert!(answers.contains("version"), "{answers}");
+}
+
+/// A socket, or TLS on one.
+trait Wire: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Wire for T {}
+
 /// HTTP/2 by hand.
 struct Frames {
+    wire: Box<dyn Wire>,
+    /// What it runs over.
     socket: TcpStream,
     /// All that has come.
     bytes: Vec<u8>,
@@ -226,11 +244,25 @@ fn head(method: &str, path: &str) -> Vec<u8> {
 impl Frames {
     fn open(server: &Server) -> Self {
         let socket = TcpStream::connect(server.address()).unwrap();
+        let wire = Box::new(socket.try_clone().unwrap());
+        Self::begin(socket, wire)
+    }
+
+    fn open_tls(server: &Server, client: &Client) -> Self {
+        let stream = client.connect(server.tls_address()).unwrap();
+        Self::begin(stream.socket().try_clone().unwrap(), Box::new(stream))
+    }
+
+    fn begin(socket: TcpStream, wire: Box<dyn Wire>) -> Self {
         // A server that takes no more of an attack is what is hoped for.
         let patience = Some(Duration::from_millis(500));
         socket.set_write_timeout(patience).unwrap();
         let bytes = Vec::new();
-        let mut frames = Self { socket, bytes };
+        let mut frames = Self {
+            wire,
+            socket,
+            bytes,
+        };
         frames.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         frames.send(&frame(SETTINGS, 0, 0, &[]));
         frames
@@ -238,7 +270,10 @@ impl Frames {
 
     /// False when the server takes no more.
     fn send(&mut self, bytes: &[u8]) -> bool {
-        self.socket.write_all(bytes).is_ok()
+        self.wire
+            .write_all(bytes)
+            .and_then(|()| self.wire.flush())
+            .is_ok()
     }
 
     /// Sends what `next` makes until there have been `count` or the server takes no more.
@@ -264,7 +299,7 @@ impl Frames {
             let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "not enough came in time: {frames:?}");
             self.socket.set_read_timeout(Some(left)).unwrap();
-            match self.socket.read(&mut piece) {
+            match self.wire.read(&mut piece) {
                 Ok(count @ 1..) => self.bytes.extend_from_slice(&piece[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 // It is closed.
@@ -300,30 +335,47 @@ fn reason_of_end(frames: &[Received]) -> Option<u32> {
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// Ten connections that do this at once: another client is served meanwhile and after, and memory stays.
+/// Ten connections that do this at once, to either port: another client is served meanwhile and after, and memory stays.
 fn check_flood(attack: impl Fn(&mut Frames) + Sync) {
+    check_flood_on(&start(), Frames::open, &attack);
+    let authority = Authority::create().unwrap();
+    let versions = [&rustls::version::TLS13];
+    let client = Client::with(&authority, None, &[b"h2"], &versions).unwrap();
+    let options = ServerOptions {
+        tls: Some(TlsOptions::new(authority.server().unwrap())),
+        ..ServerOptions::default()
+    };
+    let program = larder_binary(env!("CARGO_BIN_EXE_larder"));
+    let server = Server::start_with(program, options).unwrap();
+    check_flood_on(&server, |server| Frames::open_tls(server, &client), &attack);
+}
+
+fn check_flood_on(
+    server: &Server,
+    open: impl Fn(&Server) -> Frames + Sync,
+    attack: &(impl Fn(&mut Frames) + Sync),
+) {
     const ATTACKERS: usize = 10;
     const GROWTH_BYTES_MAX: u64 = 96 << 20;
-    let server = start();
-    check_serves(&server);
-    let before = resident_bytes(&server);
+    check_serves(server);
+    let before = resident_bytes(server);
     std::thread::scope(|scope| {
         let attackers: Vec<_> = (0..ATTACKERS)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut frames = Frames::open(&server);
+                    let mut frames = open(server);
                     attack(&mut frames);
                     frames
                 })
             })
             .collect();
         while !attackers.iter().all(ScopedJoinHandle::is_finished) {
-            check_serves(&server);
-            let grown = resident_bytes(&server).saturating_sub(before);
+            check_serves(server);
+            let grown = resident_bytes(server).saturating_sub(before);
             assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more than before");
         }
     });
-    check_serves(&server);
+    check_serves(server);
 }
 
 fn resident_bytes(server: &Server) -> u64 {

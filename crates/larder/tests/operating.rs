@@ -184,6 +184,15 @@ fn mistakes_get_answers_that_help() {
         (&["workspace", "delete", "nope"], "there is no workspace"),
         (&["purge"], "--all"),
         (&["purge", "--all"], "--yes"),
+        (&["purge", "--all", "--run", "1"], "cannot be used with"),
+        (
+            &["purge", "--all", "--scope", "pr/1"],
+            "cannot be used with",
+        ),
+        (
+            &["session", "revoke", "--all", "--run", "1"],
+            "cannot be used with",
+        ),
     ] {
         let said = refused(&server, arguments);
         assert!(said.contains(hint), "{arguments:?} said {said}");

@@ -228,18 +228,26 @@ fn a_handshake_that_stalls_is_cut_off_and_holds_up_nobody() {
 }
 
 #[test]
-fn connections_that_say_nothing_make_room_for_others() {
+fn connections_that_come_to_no_request_make_room_for_others() {
     let authority = Authority::create().unwrap();
-    let options = ServerOptions {
-        config: Some("[limits]\nconnections_max = 10\n".to_owned()),
-        ..options(TlsOptions::new(authority.server().unwrap()))
-    };
-    let server = try_start(options).unwrap();
-    let silent: Vec<Connection> = (0..30)
-        .map(|_| Connection::open(server.tls_address()).unwrap())
-        .collect();
-    serves(&server, &Client::new(&authority, None).unwrap()).unwrap();
-    drop(silent);
+    // Nothing, or the head of a record that never comes.
+    for begun in [&[][..], &[22, 3, 1, 2, 0, 1]] {
+        let limits = "[limits]\nconnections_max = 10\nheader_timeout = \"10m\"\n";
+        let options = ServerOptions {
+            config: Some(limits.to_owned()),
+            ..options(TlsOptions::new(authority.server().unwrap()))
+        };
+        let server = try_start(options).unwrap();
+        let waiting: Vec<Connection> = (0..30)
+            .map(|_| {
+                let mut connection = Connection::open(server.tls_address()).unwrap();
+                connection.send(begun).unwrap();
+                connection
+            })
+            .collect();
+        serves(&server, &Client::new(&authority, None).unwrap()).unwrap();
+        drop(waiting);
+    }
 }
 
 #[test]

@@ -21,7 +21,8 @@ pub struct Custom {
     pub ref_claim: Option<String>,
     /// The claim with the run's id.
     pub run_claim: Option<String>,
-    /// The claim with the pull request's number. A token in which it says anything is not trusted.
+    /// The claim with the pull request's number. A token in which it says anything is not trusted, and neither is one without
+    /// it: it has to be there and say nothing (`null`, or an empty text).
     pub pull_request_claim: Option<String>,
     /// The claim with the commit.
     pub commit_claim: Option<String>,
@@ -67,17 +68,21 @@ impl Custom {
         let unknown = Standing::Run {
             may_be_pull_request: true,
         };
+        let mut is_no_pull_request = false;
         if let Some(claim) = &self.pull_request_claim {
             trail.found(claim, claims);
-            let says_nothing = claims
-                .get(claim)
-                .is_none_or(|value| value.is_null() || value == "");
-            if !says_nothing {
+            let said = claims.get(claim);
+            is_no_pull_request = said.is_some_and(|value| value.is_null() || value == "");
+            if said.is_some() && !is_no_pull_request {
                 return word(claims, claim).map_or(unknown, Standing::PullRequest);
             }
         }
         if self.trusted_claims.is_vacuous() {
             trail.note("the rule has no trusted_claims: nothing is trusted");
+        } else if self.pull_request_claim.is_some() && !is_no_pull_request {
+            trail.note(
+                "a token without the claim of a pull request may be one's: it is not trusted",
+            );
         } else if trail.all(claims, &self.trusted_claims) {
             return Standing::Trusted { clean_room: false };
         }
@@ -88,7 +93,7 @@ impl Custom {
         {
             Some(git_ref) => Standing::Ref {
                 text: git_ref.to_owned(),
-                may_be_pull_request: self.pull_request_claim.is_none(),
+                may_be_pull_request: !is_no_pull_request,
             },
             None => unknown,
         }

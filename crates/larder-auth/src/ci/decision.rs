@@ -37,24 +37,71 @@ pub enum Refused {
 }
 
 /// What a job gets, and whose it is.
+///
+/// Outside this crate [`Rules::decide`](super::Rules::decide) alone makes one, of claims that an issuer signed, and nobody
+/// changes one:
+/// ```compile_fail,E0451
+/// # use larder_auth::ci::Decision;
+/// # use larder_model::Access;
+/// # fn forge(decision: Decision) -> Decision {
+/// Decision { access: Access::Trusted, ..decision }
+/// # }
+/// ```
+/// ```compile_fail,E0616
+/// # use larder_auth::ci::Decision;
+/// # use larder_model::Access;
+/// # fn raise(mut decision: Decision) {
+/// decision.access = Access::Trusted;
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The rule that fitted.
-    pub rule: RuleName,
-    /// The workspace it gets something in.
-    pub workspace: WorkspaceName,
-    /// What it gets.
-    pub access: Access,
-    /// What its entries remember of it.
-    pub provenance: Provenance,
-    /// The job in a few words: "pull request 123 of acme/web".
-    pub who: String,
-    /// What was looked at, and why the job gets no more, a line each.
-    pub because: Vec<String>,
+    rule: RuleName,
+    rule_mark: [u8; 32],
+    workspace: WorkspaceName,
+    access: Access,
+    provenance: Provenance,
+    who: String,
+    because: Vec<String>,
 }
 
 impl Decision {
-    pub(crate) fn because(mut self, trail: Trail) -> Self {
+    /// The rule that fitted.
+    pub fn rule(&self) -> &RuleName {
+        &self.rule
+    }
+
+    /// What stands for the rule as it was then: [`Rule::mark`].
+    pub fn rule_mark(&self) -> [u8; 32] {
+        self.rule_mark
+    }
+
+    /// The workspace it gets something in.
+    pub fn workspace(&self) -> &WorkspaceName {
+        &self.workspace
+    }
+
+    /// What it gets.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// What its entries remember of it.
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
+    /// The job in a few words: "pull request 123 of acme/web".
+    pub fn who(&self) -> &str {
+        &self.who
+    }
+
+    /// What was looked at, and why the job gets no more, a line each.
+    pub fn because(&self) -> &[String] {
+        &self.because
+    }
+
+    pub(crate) fn with_trail(mut self, trail: Trail) -> Self {
         self.because = trail.into_lines();
         self
     }
@@ -202,6 +249,7 @@ pub(crate) fn decide(rule: &Rule, job: Job, trail: &mut Trail) -> Result<Decisio
     let who = who(&job.standing, job.run.as_deref(), &provenance);
     Ok(Decision {
         rule: rule.name.clone(),
+        rule_mark: rule.mark(),
         workspace: rule.workspace.clone(),
         access,
         provenance,

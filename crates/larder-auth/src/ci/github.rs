@@ -38,6 +38,8 @@ pub struct GitHub {
     pub trusted_workflows: Vec<WorkflowPin>,
     /// Whether the ref must be protected at GitHub.
     pub require_ref_protected: bool,
+    /// The operator has seen to it that nobody else creates refs that the patterns of `trusted_refs` stand for. No claim tells.
+    pub creation_restricted: bool,
     /// Whether `workflow_dispatch` is trusted as a push is.
     pub dispatch_trusted: bool,
     /// What pull requests get.
@@ -64,6 +66,7 @@ impl GitHub {
             trusted_events: TrustedEvent::DEFAULT.to_vec(),
             trusted_workflows: Vec::new(),
             require_ref_protected: true,
+            creation_restricted: false,
             dispatch_trusted: false,
             pull_requests: PullRequests::default(),
             isolation: Isolation::default(),
@@ -123,14 +126,8 @@ impl GitHub {
         }
     }
 
-    /// A run that somebody started by hand, with inputs of their choice.
+    /// A run that somebody started by hand, with inputs of their choice: nothing else is to find what it stored.
     fn dispatched(&self, claims: &Claims, git_ref: &str, trail: &mut Trail) -> Standing {
-        if !self.is_trusted_ref(git_ref) {
-            return Standing::Ref {
-                text: git_ref.to_owned(),
-                may_be_pull_request: false,
-            };
-        }
         let opted_in = trail.condition(
             self.dispatch_trusted,
             "the rule trusts runs that are started by hand",
@@ -164,7 +161,9 @@ impl GitHub {
     /// What a trusted event needs besides, to be trusted.
     fn conditions(&self, claims: &Claims, git_ref: &str, trail: &mut Trail) -> Option<Standing> {
         let of_trusted_ref = trail.condition(
-            self.is_trusted_ref(git_ref),
+            self.trusted_refs
+                .iter()
+                .any(|pattern| pattern.matches(git_ref)),
             "the rule trusts this ref",
             "the rule does not trust this ref",
         );
@@ -191,12 +190,6 @@ impl GitHub {
             trail.note("its environment or workflow is a clean room: it reads nothing");
         }
         Some(Standing::Trusted { clean_room })
-    }
-
-    fn is_trusted_ref(&self, git_ref: &str) -> bool {
-        self.trusted_refs
-            .iter()
-            .any(|pattern| pattern.matches(git_ref))
     }
 }
 

@@ -32,6 +32,8 @@ pub struct GitLab {
     pub trusted_events: Vec<TrustedEvent>,
     /// Whether the ref must be protected at GitLab.
     pub require_ref_protected: bool,
+    /// The operator has seen to it that nobody else creates refs that the patterns of `trusted_refs` stand for. No claim tells.
+    pub creation_restricted: bool,
     /// What merge requests get.
     pub pull_requests: PullRequests,
     /// How far a merge request's scope reaches.
@@ -53,6 +55,7 @@ impl GitLab {
             trusted_refs: Vec::new(),
             trusted_events: TrustedEvent::DEFAULT.to_vec(),
             require_ref_protected: true,
+            creation_restricted: false,
             pull_requests: PullRequests::default(),
             isolation: Isolation::default(),
             clean_room_environments: Vec::new(),

@@ -33,6 +33,7 @@ use std::fmt;
 use larder_model::WorkspaceName;
 
 use crate::claims::{Claims, VerifiedClaims};
+use crate::token::TokenHash;
 use decision::{Job, decide};
 use rule::exclude_each_other;
 use trail::Trail;
@@ -61,6 +62,14 @@ pub struct Rule {
     pub issuer: String,
     /// The CI system, and what the rule says in its terms.
     pub preset: Preset,
+}
+
+impl Rule {
+    /// What stands for the rule and everything that it says: another rule, or this one with anything in it changed, has
+    /// another mark. It is compared and never read, so its form may change from one version to the next.
+    pub fn mark(&self) -> [u8; 32] {
+        TokenHash::of(format!("{self:?}").as_bytes()).0
+    }
 }
 
 /// The CI systems whose claims are known here, and a way to describe others.
@@ -113,15 +122,31 @@ impl Preset {
         }
     }
 
-    /// The trusted refs, and whether a token tells that they are protected.
-    fn trusted_refs(&self) -> (&[RefPattern], bool) {
+    fn trusted_refs(&self) -> &[RefPattern] {
         match self {
-            Self::GitHub(rule) => (&rule.trusted_refs, rule.require_ref_protected),
-            Self::GitLab(rule) => (&rule.trusted_refs, rule.require_ref_protected),
-            Self::Buildkite(rule) => (&rule.trusted_refs, false),
-            Self::CircleCi(rule) => (&rule.trusted_refs, false),
-            Self::AzureDevOps(rule) => (&rule.trusted_refs, false),
-            Self::Custom(_) => (&[], false),
+            Self::GitHub(rule) => &rule.trusted_refs,
+            Self::GitLab(rule) => &rule.trusted_refs,
+            Self::Buildkite(rule) => &rule.trusted_refs,
+            Self::CircleCi(rule) => &rule.trusted_refs,
+            Self::AzureDevOps(rule) => &rule.trusted_refs,
+            Self::Custom(_) => &[],
+        }
+    }
+
+    /// What is wrong with a pattern of refs in the rule. A token tells of some systems that its ref is protected, and of none
+    /// who may create one that a protection covers.
+    fn problem_of_glob(&self, pattern: String) -> Option<Problem> {
+        let (protected, restricted) = match self {
+            Self::GitHub(rule) => (rule.require_ref_protected, rule.creation_restricted),
+            Self::GitLab(rule) => (rule.require_ref_protected, rule.creation_restricted),
+            Self::Buildkite(_) | Self::CircleCi(_) | Self::AzureDevOps(_) | Self::Custom(_) => {
+                (false, false)
+            }
+        };
+        match (protected, restricted) {
+            (false, _) => Some(Problem::UnprotectedGlob { pattern }),
+            (true, false) => Some(Problem::OpenGlob { pattern }),
+            (true, true) => None,
         }
     }
 
@@ -138,12 +163,9 @@ impl Preset {
 
     /// What is wrong with the rule by itself.
     fn problem(&self) -> Option<Problem> {
-        let (refs, protected) = self.trusted_refs();
-        let glob = refs.iter().find(|pattern| pattern.is_glob() && !protected);
-        if let Some(glob) = glob {
-            return Some(Problem::UnprotectedGlob {
-                pattern: glob.to_string(),
-            });
+        let glob = self.trusted_refs().iter().find(|it| it.is_glob());
+        if let Some(problem) = glob.and_then(|it| self.problem_of_glob(it.to_string())) {
+            return Some(problem);
         }
         if let Self::AzureDevOps(rule) = self
             && !rule.accept_shared_audience
@@ -169,6 +191,16 @@ pub enum Problem {
          protected refs if the CI system tells which are"
     )]
     UnprotectedGlob {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A pattern of refs, without the operator's word that not everybody creates some that fit.
+    #[error(
+        "\"{pattern}\" is a pattern: whoever may create a branch or tag that fits would be trusted, although it is protected from \
+         then on; restrict at the CI system who may create such refs, and say so here: creation_restricted = true. Or name refs \
+         exactly"
+    )]
+    OpenGlob {
         /// The pattern.
         pattern: String,
     },
@@ -256,11 +288,16 @@ impl Rules {
         }
     }
 
+    /// The mark of each rule: see [`Rule::mark`].
+    pub fn marks(&self) -> Vec<[u8; 32]> {
+        self.0.iter().map(Rule::mark).collect()
+    }
+
     /// What the job with these claims gets.
     pub fn decide(&self, claims: &VerifiedClaims) -> Result<Decision, Refused> {
         let mut trail = Trail::default();
         let decided = self.judge(claims, &mut trail);
-        decided.map(|decision| decision.because(trail))
+        decided.map(|decision| decision.with_trail(trail))
     }
 
     /// What a job with these claims would get, and why. The claims are taken at their word, so nothing here is a
@@ -326,12 +363,12 @@ mod tests {
         let explanation = rules.explain(&claims);
         let verified = VerifiedClaims::new(claims, "https://ci.example".to_owned(), 0);
         let decision = rules.decide(&verified).unwrap();
-        assert_eq!(decision.access, Access::Trusted);
-        assert_eq!(explanation.access(), Some(&decision.access));
-        assert_eq!(explanation.who(), Some(decision.who.as_str()));
-        assert_eq!(explanation.provenance(), Some(&decision.provenance));
-        assert!(explanation.lines().starts_with(&decision.because));
-        assert!(!decision.because.is_empty());
+        assert_eq!(decision.access(), &Access::Trusted);
+        assert_eq!(explanation.access(), Some(decision.access()));
+        assert_eq!(explanation.who(), Some(decision.who()));
+        assert_eq!(explanation.provenance(), Some(decision.provenance()));
+        assert!(explanation.lines().starts_with(decision.because()));
+        assert!(!decision.because().is_empty());
 
         let other = VerifiedClaims::new(
             Claims::parse(br#"{"iss":"https://ci.example","repository_id":"2"}"#).unwrap(),

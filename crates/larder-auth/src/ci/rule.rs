@@ -228,7 +228,7 @@ pub struct WorkflowPin(Arc<str>);
 impl WorkflowPin {
     /// Whether a run of `git_ref` with the claim `workflow_ref` is of this workflow.
     pub fn matches(&self, workflow_ref: &str, git_ref: &str) -> bool {
-        let whole = self.0.contains("@refs/");
+        let whole = self.0.contains('@');
         let with_ref = || {
             workflow_ref
                 .strip_prefix(&*self.0)
@@ -246,7 +246,16 @@ impl FromStr for WorkflowPin {
     type Err = NotAWord;
 
     fn from_str(text: &str) -> Result<Self, NotAWord> {
-        if text.contains("/.github/workflows/") && !text.starts_with('/') {
+        let (file, git_ref) = match text.split_once('@') {
+            Some((file, git_ref)) => (file, Some(git_ref)),
+            None => (text, None),
+        };
+        // GitHub writes whole refs there: what stands behind another `@` would never match, and look like protection.
+        let is_ref = git_ref.is_none_or(|it| {
+            it.parse::<RefPattern>()
+                .is_ok_and(|pattern| !pattern.is_glob())
+        });
+        if file.contains("/.github/workflows/") && !file.starts_with('/') && is_ref {
             Ok(Self(text.into()))
         } else {
             Err(NotAWord {
@@ -435,9 +444,22 @@ mod tests {
         check(&at_main, &at_main, "refs/heads/release", true);
         check(&at_main, &format!("{file}@refs/heads/main2"), main, false);
         check(&at_main, file, main, false);
-        for no_pin in ["", "ci.yml", "/.github/workflows/ci.yml"] {
+        let and = |git_ref: &str| format!("{file}@{git_ref}");
+        for no_pin in [
+            "",
+            "ci.yml",
+            "/.github/workflows/ci.yml",
+            &and("main"),
+            &and(""),
+            &and("9f3182061f1e2cca4702c368cbc039b7dc9d4485"),
+            &and("refs/heads/"),
+            &and("refs/heads/*"),
+            &and("refs/pull/1/merge"),
+            "main@refs/heads/main/.github/workflows/ci.yml",
+        ] {
             assert!(no_pin.parse::<WorkflowPin>().is_err(), "{no_pin}");
         }
+        assert!(and("refs/tags/v1").parse::<WorkflowPin>().is_ok());
     }
 
     #[test]

@@ -154,6 +154,31 @@ fn a_pattern_of_refs_needs_the_claim_that_they_are_protected() {
 }
 
 #[test]
+fn a_pattern_of_refs_needs_the_operators_word_that_not_everybody_creates_such_refs() {
+    let problem = || Problem::OpenGlob {
+        pattern: "refs/heads/release/*".to_owned(),
+    };
+    let rule = GitHub {
+        creation_restricted: false,
+        ..github()
+    };
+    assert!(problem().to_string().contains("creation_restricted = true"));
+    check_one(Preset::GitHub(rule), problem());
+    let rule = GitLab {
+        creation_restricted: false,
+        ..gitlab()
+    };
+    check_one(Preset::GitLab(rule), problem());
+    // Of a ref that is named exactly nothing is asked.
+    let rule = GitHub {
+        creation_restricted: false,
+        trusted_refs: refs(&["refs/heads/main"]),
+        ..github()
+    };
+    check(vec![rule_of(Preset::GitHub(rule))], &[]);
+}
+
+#[test]
 fn a_shared_audience_takes_consent() {
     let rule = AzureDevOps {
         accept_shared_audience: false,

@@ -31,6 +31,7 @@ pub(crate) fn github() -> GitHub {
     GitHub {
         repository: Some("acme/web".to_owned()),
         trusted_refs: refs(&["refs/heads/main", "refs/heads/release/*"]),
+        creation_restricted: true,
         ..GitHub::new("74".to_owned(), "65".to_owned())
     }
 }
@@ -40,6 +41,7 @@ pub(crate) fn gitlab() -> GitLab {
         namespace_id: Some("72".to_owned()),
         project_path: Some("acme/web".to_owned()),
         trusted_refs: refs(&["refs/heads/main", "refs/heads/release/*"]),
+        creation_restricted: true,
         ..GitLab::new("20".to_owned())
     }
 }

@@ -15,9 +15,10 @@ use larder_model::{AdminGrant, Dialect, WriterId};
 use larder_store::{Pool, RecordHead, StoreError};
 
 use super::filter::{EntryFilter, Selection};
-use super::{ControlError, for_each_pool};
+use super::{ControlError, as_seen_by, for_each_pool, off_thread};
 use crate::cache::Cache;
 use crate::key::DecodedKey;
+use crate::turns::ControlTurn;
 
 /// The most rows of [`Changed`].
 pub const CHANGED_ROW_COUNT_MAX: usize = 10_000;
@@ -42,6 +43,9 @@ pub struct Changed {
     pub bytes: u64,
     /// Entries in quarantine whose name has a new entry: they stay there.
     pub refused: u64,
+    /// Entries of the bucket that are no longer found, those of them that were in the pools as well included. What is only
+    /// there is in no other figure, and a dry run does not look there.
+    pub in_bucket: u64,
     /// What was selected, by workspace, scope and writer; at most [`CHANGED_ROW_COUNT_MAX`].
     pub rows: Vec<ChangedRow>,
     /// How many selected entries are in no row.
@@ -66,25 +70,59 @@ pub struct ChangedRow {
 impl Cache {
     /// Changes entries durably and says how many; with `dry_run` only says so. Once it has returned, no reader finds
     /// what was purged or put into quarantine; bodies that were being read are read to their end. `progress` is called
-    /// with entries looked at and entries in all, and stops the change by returning false.
+    /// with entries looked at and entries in all, and stops the change by returning false. An administrator of a workspace is
+    /// told parts of a thousand.
     pub async fn change(
         &self,
         grant: &AdminGrant,
         change: Change,
         selection: Selection,
         dry_run: bool,
-        mut progress: impl FnMut(u64, u64) -> bool + Send + 'static,
+        progress: impl FnMut(u64, u64) -> bool + Send + 'static,
     ) -> Result<Changed, ControlError> {
-        let filter = selection.under(grant)?;
+        let turn = self.control_turn(grant).await?;
+        self.change_in(turn, change, selection, dry_run, progress)
+            .await
+    }
+
+    /// The same for whoever has a turn.
+    pub async fn change_in(
+        &self,
+        turn: ControlTurn,
+        change: Change,
+        selection: Selection,
+        dry_run: bool,
+        progress: impl FnMut(u64, u64) -> bool + Send + 'static,
+    ) -> Result<Changed, ControlError> {
+        let mut progress = as_seen_by(turn.grant(), progress);
+        let filter = selection.under(turn.grant())?;
         let workspace = filter.as_ref().and_then(|filter| filter.workspace.as_ref());
         let pools = self.open_pools(workspace).await?;
-        self.off_thread(grant, move || {
+        // First, so that nothing comes back from the bucket meanwhile.
+        let in_bucket = match &self.tier {
+            Some(tier) if !dry_run => tier.give_order(change, filter.as_ref()).await?,
+            _ => 0,
+        };
+        off_thread(turn, move || {
             let mut chosen = Chosen::default();
-            let mut changed = Changed::default();
+            let mut changed = Changed {
+                in_bucket,
+                ..Changed::default()
+            };
             let mut choose =
                 |head: &RecordHead<'_>| is_meant(change, filter.as_ref(), head, &mut chosen);
             for_each_pool(&pools, &mut progress, |pool, progress| {
                 apply(change, pool, dry_run, &mut choose, progress, &mut changed)
+            })
+            .map_err(|error| match error {
+                ControlError::Store(source) if !dry_run && chosen.entries > 0 => {
+                    ControlError::Incomplete {
+                        entries: chosen.entries,
+                        bytes: chosen.bytes,
+                        source,
+                    }
+                }
+                error => error,
             })?;
             chosen.into_rows(&mut changed);
             tracing::info!(
@@ -94,6 +132,7 @@ impl Cache {
                 changed.entries,
                 changed.bytes,
                 changed.refused,
+                changed.in_bucket,
                 "changed entries"
             );
             Ok(changed)
@@ -153,12 +192,16 @@ fn is_meant(
 
 #[derive(Default)]
 struct Chosen {
+    entries: u64,
+    bytes: u64,
     rows: BTreeMap<(String, String, WriterId), (u64, u64)>,
     entries_beyond_rows: u64,
 }
 
 impl Chosen {
     fn add(&mut self, name: &DecodedKey<'_>, head: &RecordHead<'_>) {
+        self.entries += 1;
+        self.bytes += head.size;
         let id = (
             name.workspace.to_owned(),
             name.scope.to_owned(),

@@ -1,22 +1,29 @@
 //! Entries one by one: who wrote them, in which scopes, and their bytes.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
 use bytes::Bytes;
 use larder_model::{AdminGrant, Dialect, EntryKey, Scope, WorkspaceName, WriterId};
 use larder_store::{Body, Entry, Pool, RecordHead, Standing, Wait};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::filter::Selection;
-use super::{ControlError, for_each_pool};
+use super::{ControlError, as_seen_by, for_each_pool, off_thread};
 use crate::cache::Cache;
 use crate::key::{DecodedKey, StorageKey};
+use crate::turns::ControlTurn;
 
 /// The most entries that are listed at a time.
 pub const ENTRY_REPORT_COUNT_MAX: usize = 10_000;
 
 /// So many pieces of an export wait for whoever reads it: 1 MiB.
 const PIECE_COUNT_MAX: usize = 4;
+
+/// How long an export waits for its reader to take a piece, of 256 KiB. Whoever takes longer could as well never end.
+const PIECE_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// What is known of an entry without its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,12 +89,24 @@ impl Cache {
         &self,
         grant: &AdminGrant,
         selection: Selection,
-        mut progress: impl FnMut(u64, u64) -> bool + Send + 'static,
+        progress: impl FnMut(u64, u64) -> bool + Send + 'static,
     ) -> Result<Entries, ControlError> {
-        let filter = selection.under(grant)?;
+        let turn = self.control_turn(grant).await?;
+        self.entries_in(turn, selection, progress).await
+    }
+
+    /// The same for whoever has a turn.
+    pub async fn entries_in(
+        &self,
+        turn: ControlTurn,
+        selection: Selection,
+        progress: impl FnMut(u64, u64) -> bool + Send + 'static,
+    ) -> Result<Entries, ControlError> {
+        let mut progress = as_seen_by(turn.grant(), progress);
+        let filter = selection.under(turn.grant())?;
         let workspace = filter.as_ref().and_then(|filter| filter.workspace.as_ref());
         let pools = self.open_pools(workspace).await?;
-        self.off_thread(grant, move || {
+        off_thread(turn, move || {
             let mut found = Entries::default();
             for_each_pool(&pools, &mut progress, |pool, progress| {
                 let list = &mut |head: &RecordHead<'_>| {
@@ -124,10 +143,12 @@ impl Cache {
             });
         }
         let pools = self.open_pools(Some(&place.workspace)).await?;
-        let turn = self.control_turns.take(grant).await;
+        // Not a turn at what reads whole pools: a slow reader would keep other workspaces from a purge.
+        let turn = self.export_turns.take(grant).await;
         let turn = turn.ok_or(ControlError::Busy)?;
         let (found, is_found) = oneshot::channel();
         let (pieces, to_read) = mpsc::channel(PIECE_COUNT_MAX);
+        let runtime = Handle::current();
         tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let entry = pools.iter().find_map(|pool| find(&pool.pool, &place));
@@ -136,7 +157,10 @@ impl Cache {
             };
             let compressed = matches!(place.dialect, Dialect::Cas(_)) && !entry.metadata.is_empty();
             if found.send((entry.size, compressed)).is_ok() {
-                send(entry, &pieces);
+                send(entry, |piece| {
+                    let sent = runtime.block_on(timeout(PIECE_WAIT_MAX, pieces.send(piece)));
+                    matches!(sent, Ok(Ok(())))
+                });
             }
         });
         Ok(is_found.await.ok().map(|(size, compressed)| Export {
@@ -195,14 +219,14 @@ fn find(pool: &Pool, place: &EntryPlace) -> Option<Entry> {
 }
 
 /// Hands out a body until it ends, does not verify, or nobody reads on.
-fn send(entry: Entry, pieces: &mpsc::Sender<Bytes>) {
+fn send(entry: Entry, mut piece_is_sent: impl FnMut(Bytes) -> bool) {
     match entry.body {
         Body::Whole(whole) => {
-            let _ = pieces.blocking_send(whole);
+            piece_is_sent(whole);
         }
         Body::Stream(mut reader) => {
             while let Ok(Some(piece)) = reader.next(Wait::Allowed) {
-                if pieces.blocking_send(piece).is_err() {
+                if !piece_is_sent(piece) {
                     return;
                 }
             }

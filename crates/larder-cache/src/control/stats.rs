@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use larder_model::{AdminGrant, Dialect, WorkspaceName};
 use larder_store::{RecordHead, Standing, Usage};
 
-use super::ControlError;
+use super::{ControlError, off_thread};
 use crate::cache::Cache;
 use crate::key::DecodedKey;
 
@@ -53,6 +53,8 @@ pub struct Stats {
     pub entries_beyond_rows: u64,
     /// The pools that hold nothing but what the grant is for.
     pub pools: Vec<PoolReport>,
+    /// The bucket, for the operator.
+    pub bucket: Option<larder_bucket::Usage>,
 }
 
 impl Cache {
@@ -60,7 +62,10 @@ impl Cache {
     pub async fn stats(&self, grant: &AdminGrant) -> Result<Stats, ControlError> {
         let pools = self.open_pools(grant.workspace()).await?;
         let only = grant.workspace().cloned();
-        self.off_thread(grant, move || {
+        let tier = self.tier.as_ref().filter(|_| only.is_none());
+        let bucket = tier.map(|tier| tier.bucket.usage());
+        let turn = self.control_turn(grant).await?;
+        off_thread(turn, move || {
             let mut count = Count::default();
             let mut reports = Vec::new();
             for pool in pools {
@@ -78,6 +83,7 @@ impl Cache {
                 rows,
                 entries_beyond_rows: count.entries_beyond_rows,
                 pools: reports,
+                bucket,
             })
         })
         .await

@@ -13,3 +13,6 @@ mod entries;
 mod pools;
 mod presence;
 mod quarantine;
+mod site;
+mod tier;
+mod tier_outage;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use larder_cache::{
     Cache, CacheLimits, CacheMetrics, Change, Hit, NotAtHand, PoolHandle, PoolPair, PutRefusal,
-    PutStart, Selection, Stored, Upload,
+    PutStart, Selection, Stored, Tier, Upload,
 };
 use larder_model::{
     Access, AdminGrant, Caller, Dialect, EntryKey, Policy, Principal, ReadGrant, WriteGrant,
@@ -84,7 +84,7 @@ pub(crate) struct Setup {
     pub(crate) pair: PoolPair,
     own: Option<PoolPair>,
     metrics: CacheMetrics,
-    pub(crate) cache: Cache,
+    pub(crate) cache: Arc<Cache>,
 }
 
 impl Setup {
@@ -114,7 +114,7 @@ impl Setup {
         setup.open(&own.untrusted, "own-untrusted", Durability::Written);
         let owners = HashMap::from([(workspace.parse().unwrap(), own.clone())]);
         let (pair, metrics) = (setup.pair.clone(), setup.metrics.clone());
-        setup.cache = Cache::new(pair, owners, CacheLimits::default(), metrics);
+        setup.cache = Cache::new(pair, owners, CacheLimits::default(), metrics).into();
         setup.own = Some(own);
         setup
     }
@@ -129,8 +129,18 @@ impl Setup {
             pair,
             own: None,
             metrics,
-            cache,
+            cache: cache.into(),
         }
+    }
+
+    /// Like [`Setup::new`], with a bucket behind the pools.
+    pub(crate) fn with_tier(tier: Tier) -> Self {
+        let mut setup = Self::new();
+        let limits = CacheLimits::default();
+        let (pair, metrics) = (setup.pair.clone(), setup.metrics.clone());
+        let cache = Cache::new(pair, HashMap::new(), limits, metrics);
+        setup.cache = cache.with_tier(tier).into();
+        setup
     }
 
     pub(crate) fn open(&self, handle: &PoolHandle, name: &str, durability: Durability) {

@@ -219,3 +219,26 @@ async fn an_admin_of_one_workspace_holds_and_sees_its_own_alone() {
     let stats = setup.cache.stats(&acme).await.unwrap();
     assert_eq!((stats.rows[0].entries, stats.rows[0].held_entries), (1, 0));
 }
+
+#[tokio::test]
+async fn an_export_that_nobody_reads_keeps_nobody_from_the_control_plane() {
+    let setup = Setup::new();
+    let body = bytes(3 << 20, 9);
+    let mut exports = Vec::new();
+    for workspace in ["acme", "other"] {
+        setup.put(&trusted(workspace, 1), "k", &body).await.unwrap();
+        let place = EntryPlace {
+            workspace: workspace.parse().unwrap(),
+            scope: "trusted".parse().unwrap(),
+            dialect: Dialect::Nx,
+            key: key("k"),
+            held: None,
+        };
+        let export = setup.cache.export(&admin(workspace), place).await;
+        exports.push(export.unwrap().expect("there is one"));
+    }
+    for workspace in ["acme", "third"] {
+        assert!(setup.cache.stats(&admin(workspace)).await.is_ok());
+    }
+    drop(exports);
+}

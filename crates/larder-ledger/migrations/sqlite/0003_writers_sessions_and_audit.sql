@@ -32,17 +32,12 @@ CREATE TABLE writers (
     CHECK ((kind = 'token') = (identity IS NULL))
 );
 
+-- What tells few writers from many others. By the rest the rows are read: an operator asks so now and then.
 CREATE INDEX writers_by_workspace ON writers (workspace);
-CREATE INDEX writers_by_issuer ON writers (issuer);
-CREATE INDEX writers_by_rule ON writers (rule);
 CREATE INDEX writers_by_repository_id ON writers (repository_id);
 CREATE INDEX writers_by_repository ON writers (repository);
-CREATE INDEX writers_by_git_ref ON writers (git_ref);
 CREATE INDEX writers_by_commit_sha ON writers (commit_sha);
 CREATE INDEX writers_by_run_id ON writers (run_id);
-CREATE INDEX writers_by_workflow ON writers (workflow);
-CREATE INDEX writers_by_event ON writers (event);
-CREATE INDEX writers_by_actor ON writers (actor);
 CREATE INDEX writers_by_last_seen ON writers (last_seen_at_ms);
 
 INSERT INTO writers (id, kind, workspace, access, scope, created_at_ms, last_seen_at_ms)
@@ -94,6 +89,8 @@ CREATE TABLE sessions (
         length(scope) BETWEEN 1 AND 194 AND scope NOT GLOB '*[^A-Za-z0-9._/-]*'
         AND lower(scope) <> 'trusted' AND lower(scope) NOT LIKE 'trusted/%'
     ),
+    -- What stands for the rule that gave it, with all that it said then.
+    rule_mark BLOB CHECK (length(rule_mark) = 32),
     created_at_ms BIGINT NOT NULL,
     expires_at_ms BIGINT NOT NULL,
     revoked_at_ms BIGINT,
@@ -177,21 +174,25 @@ CREATE TABLE audit (
     details TEXT
 );
 
+-- Builds write thousands of rows a second, so there are only indexes that grow at few places at a time. Keys come in no
+-- order: an index on them would write a page of the disk for each row. Whoever looks for a key or an address reads the rows.
 CREATE INDEX audit_by_time ON audit (at_ms);
-CREATE INDEX audit_by_action ON audit (action);
 CREATE INDEX audit_by_workspace ON audit (workspace);
 CREATE INDEX audit_by_writer ON audit (writer);
-CREATE INDEX audit_by_address ON audit (address);
-CREATE INDEX audit_by_key ON audit (key);
+CREATE INDEX audit_by_action ON audit (action) WHERE action <> 'write';
 
--- Rows before this time may be deleted. So may rows with a lower id, if they are about entries or about
--- the sessions of untrusted jobs: clients decide how many of those there are, and must not be able to push out the others.
+-- Rows before `since_ms` may be deleted. So may rows with an id below `since_id`, if they are about entries or about the
+-- sessions of untrusted jobs: clients decide how many of those there are, and must not be able to push out the others. Of
+-- entries in `trusted` it is `trusted_since_id` that counts: what trunk stores is not pushed out by what pull requests do.
+-- `clock_ms` is the time that deletions go by, which does not jump.
 CREATE TABLE audit_kept (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     since_ms BIGINT NOT NULL,
-    since_id BIGINT NOT NULL
+    since_id BIGINT NOT NULL,
+    trusted_since_id BIGINT NOT NULL,
+    clock_ms BIGINT NOT NULL
 );
-INSERT INTO audit_kept (one, since_ms, since_id) VALUES (1, 0, 0);
+INSERT INTO audit_kept (one, since_ms, since_id, trusted_since_id, clock_ms) VALUES (1, 0, 0, 0, 0);
 
 CREATE TRIGGER audit_is_not_rewritten BEFORE INSERT ON audit
 WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id) BEGIN
@@ -205,7 +206,8 @@ WHEN NOT EXISTS (
     SELECT 1 FROM audit_kept
     WHERE OLD.at_ms < since_ms
         OR (OLD.id < since_id AND (
-            OLD.action IN ('write', 'bad-credential', 'flagged')
+            (OLD.action IN ('write', 'bad-credential', 'flagged')
+                AND (OLD.id < trusted_since_id OR coalesce(OLD.scope, '') <> 'trusted'))
             OR (OLD.action IN ('session-created', 'session-revoked')
                 AND OLD.details NOT LIKE '{"access":"trusted"%'
                 AND OLD.details NOT LIKE '{"access":"clean-room"%')
@@ -214,7 +216,8 @@ WHEN NOT EXISTS (
     SELECT raise(ABORT, 'rows of the audit are deleted only when their time is over');
 END;
 CREATE TRIGGER audit_kept_moves_forward BEFORE UPDATE ON audit_kept
-WHEN NEW.one <> OLD.one OR NEW.since_ms < OLD.since_ms OR NEW.since_id < OLD.since_id BEGIN
+WHEN NEW.one <> OLD.one OR NEW.since_ms < OLD.since_ms OR NEW.since_id < OLD.since_id
+    OR NEW.trusted_since_id < OLD.trusted_since_id OR NEW.clock_ms < OLD.clock_ms BEGIN
     SELECT raise(ABORT, 'what may be deleted of the audit only moves forward');
 END;
 CREATE TRIGGER audit_kept_stays BEFORE DELETE ON audit_kept BEGIN
@@ -238,3 +241,18 @@ CREATE TABLE rewrites (
 );
 
 CREATE INDEX rewrites_by_time ON rewrites (last_at_ms);
+
+-- What the choice of an index goes by: rows of a table, and rows that one value of an index has in a large ledger. Nobody
+-- counts them, because a count that is taken of a small ledger misleads in a large one.
+ANALYZE sqlite_schema;
+INSERT INTO sqlite_stat1 (tbl, idx, stat) VALUES
+    ('audit', 'audit_by_time', '10000000 4'),
+    ('audit', 'audit_by_workspace', '10000000 2000000'),
+    ('audit', 'audit_by_writer', '10000000 2000'),
+    ('audit', 'audit_by_action', '10000 1000'),
+    ('writers', 'writers_by_workspace', '1000000 200000'),
+    ('writers', 'writers_by_repository_id', '1000000 20000'),
+    ('writers', 'writers_by_repository', '1000000 20000'),
+    ('writers', 'writers_by_commit_sha', '1000000 40'),
+    ('writers', 'writers_by_run_id', '1000000 40'),
+    ('writers', 'writers_by_last_seen', '1000000 4');

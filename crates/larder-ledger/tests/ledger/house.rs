@@ -82,6 +82,7 @@ pub(crate) fn new_session(number: u8, writer: u64) -> NewSession {
         workspace: "acme".to_owned(),
         access: "isolated".to_owned(),
         scope: Some("ci.main/pr-7".to_owned()),
+        rule_mark: Some([7; 32]),
         created_at_ms: NOW_MS,
         expires_at_ms: NOW_MS + 3_600_000,
         once: None,

@@ -7,6 +7,7 @@ mod changes;
 mod files;
 mod house;
 mod migration;
+mod packs;
 mod retention;
 mod sessions;
 mod tokens;

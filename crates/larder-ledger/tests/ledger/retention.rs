@@ -65,6 +65,82 @@ async fn of_too_many_rows_the_oldest_about_entries_go_and_none_about_who_may_do_
 }
 
 #[tokio::test]
+async fn what_untrusted_writers_store_does_not_push_out_what_trunk_stored() {
+    let (_directory, ledger) = with_acme().await;
+    let of = |scope: &str, key: String| NewAuditRow {
+        scope: Some(scope.to_owned()),
+        key: Some(key),
+        ..row("write", NOW_MS)
+    };
+    let trunk = (0..15).map(|key| of("trusted", format!("trunk {key}")));
+    let flood = (0..200).map(|key| of("pr/7", format!("flood {key}")));
+    let rows: Vec<_> = trunk.chain(flood).collect();
+    ledger.append_audit(&rows).await.unwrap();
+    let kept = Retention {
+        audit_rows: 10,
+        ..KEPT
+    };
+    let pruned = ledger.prune(&kept, NOW_MS).await.unwrap();
+    assert_eq!(pruned.audit, 5 + 190);
+    let left = audit(&ledger).await;
+    let keys: Vec<_> = left.iter().filter_map(|it| it.row.key.as_deref()).collect();
+    let expected = (5..15).map(|key| format!("trunk {key}"));
+    let expected = expected.chain((190..200).map(|key| format!("flood {key}")));
+    assert_eq!(keys, expected.collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_forward_ends_the_oldest_day_and_no_more() {
+    let (_directory, ledger) = with_acme().await;
+    let rows: Vec<_> = (0..80)
+        .map(|day| row("purge", NOW_MS + day * DAY_MS))
+        .collect();
+    ledger.append_audit(&rows).await.unwrap();
+    let writer = ledger.writer_id(&new_writer("old")).await.unwrap();
+    let now_ms = NOW_MS + 89 * DAY_MS;
+    let pruned = ledger.prune(&KEPT, now_ms).await.unwrap();
+    assert_eq!(pruned, Pruned::default());
+    let jumped_ms = now_ms + 1000 * DAY_MS;
+    ledger
+        .append_audit(&[row("policy-changed", jumped_ms)])
+        .await
+        .unwrap();
+    let pruned = ledger.prune(&KEPT, jumped_ms).await.unwrap();
+    assert_eq!((pruned.audit, pruned.writers), (0, 0));
+    let pruned = ledger.prune(&KEPT, jumped_ms).await.unwrap();
+    assert_eq!(
+        pruned.audit, 2,
+        "of the first day: the workspace, and a row"
+    );
+    assert!(ledger.writer(writer).await.unwrap().is_some());
+    // Set right again, it goes on as if nothing had been.
+    let pruned = ledger.prune(&KEPT, now_ms + DAY_MS + 2).await.unwrap();
+    assert_eq!(pruned.audit, 0);
+    let pruned = ledger.prune(&KEPT, now_ms + 3 * DAY_MS).await.unwrap();
+    assert_eq!(pruned.audit, 1);
+}
+
+#[tokio::test]
+async fn untrusted_results_do_not_push_trusted_ones_out_of_what_is_known_of_rewrites() {
+    let (_directory, ledger) = with_acme().await;
+    let rewrite = |scope: &str, key: usize, later_ms: usize| Rewrite {
+        workspace: "acme".to_owned(),
+        scope: scope.to_owned(),
+        key: key.to_string(),
+        at_ms: NOW_MS + later_ms as u64,
+        writer: 1,
+        writer_before: None,
+    };
+    let mut noted = vec![rewrite("trusted", 0, 0)];
+    noted.extend((0..100_005).map(|key| rewrite("pr/7", key, key + 1)));
+    ledger.note_rewrites(&noted).await.unwrap();
+    assert_eq!(ledger.prune(&KEPT, NOW_MS).await.unwrap().rewrites, 5);
+    let rows = ledger.rewrites(Some("acme"), u32::MAX).await.unwrap();
+    assert_eq!(rows.len(), 100_001);
+    assert!(rows.iter().any(|row| row.scope == "trusted"));
+}
+
+#[tokio::test]
 async fn untrusted_jobs_cannot_push_anything_out_of_the_audit_with_sessions() {
     let (_directory, ledger) = with_acme().await;
     let writer = ledger.writer_id(&new_writer("1")).await.unwrap();
@@ -162,8 +238,10 @@ async fn sessions_and_what_was_used_once_go_after_their_end() {
     let pruned = ledger.prune(&KEPT, NOW_MS + 1001).await.unwrap();
     assert_eq!((pruned.used_once, pruned.sessions), (1, 0));
     ledger.create_session(again).await.unwrap();
-    let pruned = ledger.prune(&KEPT, end + 7 * DAY_MS).await.unwrap();
-    assert_eq!(pruned.sessions, 0);
+    for day in 0..=7 {
+        let pruned = ledger.prune(&KEPT, end + day * DAY_MS).await.unwrap();
+        assert_eq!(pruned.sessions, 0);
+    }
     let pruned = ledger.prune(&KEPT, end + 7 * DAY_MS + 1).await.unwrap();
     assert_eq!(pruned.sessions, 2);
     assert_eq!(ledger.sessions(0).await.unwrap(), []);

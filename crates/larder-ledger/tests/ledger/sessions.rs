@@ -276,3 +276,47 @@ async fn sessions_end_with_their_workspace() {
         "{refusal:?}"
     );
 }
+
+#[tokio::test]
+async fn sessions_of_rules_that_are_gone_or_say_something_else_end_and_no_others() {
+    let (_directory, ledger) = with_acme().await;
+    let writer = ledger.writer_id(&new_writer("1")).await.unwrap();
+    for (number, rule_mark) in [(1, Some([1; 32])), (2, Some([2; 32])), (3, None)] {
+        let new = NewSession {
+            rule_mark,
+            ..new_session(number, writer)
+        };
+        ledger.create_session(new).await.unwrap();
+    }
+    let live = async || {
+        let sessions = ledger.sessions(NOW_MS).await.unwrap();
+        let live = sessions.iter().filter(|it| it.revoked_at_ms.is_none());
+        live.map(|it| it.hash[0]).collect::<Vec<_>>()
+    };
+    let end = async |marks: &[[u8; 32]]| {
+        let ended = ledger.end_sessions_of_other_rules(marks, NOW_MS + 5);
+        ended.await.unwrap()
+    };
+    let mark = ledger.change_mark().await.unwrap();
+    assert_eq!(
+        end(&[[1; 32], [2; 32], [9; 32]]).await,
+        1,
+        "the one of no rule"
+    );
+    assert_eq!(live().await, [1, 2]);
+    assert_eq!(end(&[[2; 32]]).await, 1);
+    assert_eq!(end(&[[2; 32]]).await, 0);
+    assert_eq!(live().await, [2]);
+    assert_eq!(end(&[]).await, 1, "without any rule");
+    assert_eq!(live().await, [0; 0]);
+    let changed = ledger.sessions_since(mark.sessions).await.unwrap();
+    assert_eq!(changed.len(), 3, "whoever follows the ledger learns of it");
+    let ended = audit(&ledger).await;
+    let ended = ended
+        .iter()
+        .filter(|row| row.row.action == "session-revoked");
+    assert_eq!(ended.count(), 3);
+    let one = ledger.session(&[2; 32]).await.unwrap().unwrap();
+    assert_eq!(one.revoked_at_ms, Some(NOW_MS + 5));
+    assert_eq!(ledger.session(&[9; 32]).await.unwrap(), None);
+}

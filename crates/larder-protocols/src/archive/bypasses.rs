@@ -5,12 +5,12 @@ use super::tests::{gzip, inspect};
 use super::*;
 use std::time::{Duration, Instant};
 
-const USTAR: [u8; 8] = *b"ustar\x0000";
-const GNU: [u8; 8] = *b"ustar  \0";
-const OLD: [u8; 8] = [0; 8];
+pub(super) const USTAR: [u8; 8] = *b"ustar\x0000";
+pub(super) const GNU: [u8; 8] = *b"ustar  \0";
+pub(super) const OLD: [u8; 8] = [0; 8];
 
 /// A header, to be changed before it is sealed.
-fn header(name: &str, kind: u8, size: usize, magic: [u8; 8]) -> [u8; 512] {
+pub(super) fn header(name: &str, kind: u8, size: usize, magic: [u8; 8]) -> [u8; 512] {
     let mut block = [0; 512];
     block[..name.len()].copy_from_slice(name.as_bytes());
     block[100..107].copy_from_slice(b"0000644");
@@ -20,7 +20,7 @@ fn header(name: &str, kind: u8, size: usize, magic: [u8; 8]) -> [u8; 512] {
     block
 }
 
-fn sealed(mut block: [u8; 512]) -> [u8; 512] {
+pub(super) fn sealed(mut block: [u8; 512]) -> [u8; 512] {
     block[148..156].fill(b' ');
     let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
     block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
@@ -33,7 +33,7 @@ fn entry(tar: &mut Vec<u8>, name: &str, kind: u8, magic: [u8; 8], contents: &[u8
     tar.resize(tar.len().next_multiple_of(512), 0);
 }
 
-fn ended(mut tar: Vec<u8>) -> Vec<u8> {
+pub(super) fn ended(mut tar: Vec<u8>) -> Vec<u8> {
     tar.extend([0; 1024]);
     tar
 }

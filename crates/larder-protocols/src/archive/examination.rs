@@ -53,7 +53,7 @@ struct Turns {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Examined {
     As(Verdict),
-    /// There was no room or no turn for it.
+    /// There was no room or no turn for it, or nobody wants to know.
     Not,
 }
 
@@ -67,6 +67,16 @@ impl Examined {
             Self::Not => ("not_examined", ""),
         }
     }
+}
+
+/// Whose archives are looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InspectedWriters {
+    /// Everybody's.
+    #[default]
+    All,
+    /// Those of writers that are not trusted: no other archive is ever refused.
+    Untrusted,
 }
 
 /// One upload that is looked into while it comes.
@@ -85,15 +95,22 @@ enum State {
 }
 
 impl Examination {
-    /// Of an upload by `caller`; what must be remembered of it takes room of `rooms`.
-    pub(crate) fn begin(caller: &Caller, rooms: &WholeBodies) -> Self {
-        let turns = if caller.kind().writes_trusted() {
+    /// Of an upload by `caller`, if it is one of `whose`; what must be remembered of it takes room of `rooms`.
+    pub(crate) fn begin(caller: &Caller, whose: InspectedWriters, rooms: &WholeBodies) -> Self {
+        let is_trusted = caller.kind().writes_trusted();
+        let turns = if is_trusted {
             &TURNS.trusted
         } else {
             &TURNS.other
         };
+        let state = match whose {
+            InspectedWriters::Untrusted if is_trusted => State::Over(Examined::Not),
+            InspectedWriters::All | InspectedWriters::Untrusted => {
+                State::Open(Box::new(Inspector::new(Limits::default())))
+            }
+        };
         Self {
-            state: State::Open(Box::new(Inspector::new(Limits::default()))),
+            state,
             on_the_spot: ON_THE_SPOT_BYTES_MAX,
             budget: ON_THE_SPOT,
             turns,

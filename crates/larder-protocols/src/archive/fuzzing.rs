@@ -1,5 +1,6 @@
 //! What must hold of any bytes as an archive; the fuzzer calls it.
 
+use super::listing::{Listed, listed_here};
 use super::walk::Walk;
 use super::{Budget, Inspector, Limits, Progress, Verdict};
 use std::time::Duration;
@@ -26,6 +27,11 @@ pub fn archive(sent: &[u8], cuts: &[u8]) {
     let pushed = pieces(sent, cuts).try_for_each(|piece| cut.push(piece));
     assert_eq!(pushed.and_then(|()| cut.finish()), by_itself);
     assert!(whole.bytes() <= 16 * limits.link_count_max as u64 * 2);
+}
+
+/// The entries of a tar archive that is clean, for comparison with what others read.
+pub fn archive_entries(tar: &[u8]) -> Option<Vec<Listed>> {
+    listed_here(tar).ok()
 }
 
 fn verdict(limits: Limits, sent: &[u8], cuts: &[u8]) -> Verdict {

@@ -24,8 +24,11 @@ pub(crate) mod fuzzing;
 mod gunzip;
 mod header;
 mod links;
+#[cfg(any(test, feature = "fuzzing"))]
+mod listing;
 mod walk;
 
+pub use examination::InspectedWriters;
 pub(crate) use examination::{Examination, Examined};
 
 use std::time::{Duration, Instant};
@@ -36,8 +39,9 @@ use walk::{Stop, Walk};
 /// How many bytes are unpacked at once.
 const PLAIN_BYTES: usize = 32 << 10;
 
-/// Of how many, which may be worth two microseconds each: gzip has blocks of ten bits that say nothing.
-const SENT_BYTES: usize = 256;
+/// Of how many. Each may be worth some tens of nanoseconds: gzip has blocks of few bits that say nothing. In smaller slices the
+/// whole costs a third more.
+const SENT_BYTES: usize = 4 << 10;
 
 /// So many bytes may be sent more than twice of what they unpack to. The worst that compressors make of noise is a thousandth
 /// more than it has; the rest is for names and comments, and for writers who flush often.
@@ -331,5 +335,7 @@ impl Open {
 mod bypasses;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod sequences;
 #[cfg(test)]
 mod tests;

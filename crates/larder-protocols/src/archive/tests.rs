@@ -1,4 +1,5 @@
-use super::oracle::{listed_by_tar, listed_here};
+use super::listing::listed_here;
+use super::oracle::listed_by_tar;
 use super::*;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -13,7 +14,7 @@ pub(super) const A_LITTLE: Budget = Budget {
 };
 
 pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }

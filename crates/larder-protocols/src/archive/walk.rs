@@ -68,7 +68,7 @@ pub(super) struct Walk {
     hole_bytes: u64,
     /// The path of the latest entry.
     latest: Vec<u8>,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     latest_target: Vec<u8>,
 }
 
@@ -86,7 +86,7 @@ impl Walk {
             of_nx: [false; OF_NX.len()],
             hole_bytes: 0,
             latest: Vec::new(),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "fuzzing"))]
             latest_target: Vec::new(),
         }
     }
@@ -110,7 +110,7 @@ impl Walk {
     }
 
     /// How many entries have been read, and the path of the latest.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn latest_of(&self) -> (u64, &[u8], &[u8]) {
         (self.entries, &self.latest, &self.latest_target)
     }
@@ -332,7 +332,7 @@ impl Walk {
                 BadTarget::Absolute | BadTarget::Outside => Fault::LinkLeavesRoot,
             })?;
         }
-        #[cfg(test)]
+        #[cfg(any(test, feature = "fuzzing"))]
         target.clone_into(&mut self.latest_target);
         Ok(())
     }

@@ -418,9 +418,9 @@ fn note_refused(
 ) {
     let (metrics, reason) = (gateway.cache.metrics(), refused.reason());
     let (dialect, path) = (target.space.dialect(), Excerpt(head.uri.path()));
-    gateway.note_refused_write(&head.headers, origin, dialect, reason);
     // Whom the credential names, whatever workspace the URL does.
     let caller = gateway.caller(&head.headers, None, origin);
+    gateway.note_refused_write(&caller, origin, dialect, reason);
     let principal = match &caller {
         Ok(Caller::Known(principal)) => Some((principal, principal.access().kind())),
         Ok(Caller::Anonymous { .. } | Caller::LocalOperator) | Err(_) => None,

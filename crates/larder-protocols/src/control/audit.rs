@@ -70,7 +70,12 @@ pub(super) async fn page(
     admin: &Admin,
     query: Option<&str>,
 ) -> Result<Response<Body>, NotDone> {
-    let (after, limit) = read_query(query.unwrap_or_default())?;
+    let (mut after, limit) = read_query(query.unwrap_or_default())?;
+    if let Some(workspace) = admin.grant.workspace() {
+        // What was before was about another workspace of this name, and other people's.
+        let begin = gateway.ledger.audit_begin(workspace.as_str()).await?;
+        after = after.max(begin.saturating_sub(1));
+    }
     let filter = AuditFilter {
         workspace: admin.grant.workspace().map(ToString::to_string),
         ..AuditFilter::default()

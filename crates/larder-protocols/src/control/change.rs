@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::Response;
-use larder_cache::{Cache, Change, Changed, Selection};
+use larder_cache::{Cache, Change, Changed, ControlError, ControlTurn, Selection};
 use larder_ledger::Ledger;
 use serde_json::{Map, Value};
 
@@ -30,6 +30,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
     let request = SelectionRequest::parse(&message(intake).await?)?;
+    let turn = gateway.cache.control_turn(&admin.grant).await?;
     let selection = request.select(&admin.grant, &gateway.ledger).await?;
     let with_progress = request.progress;
     let work = Work {
@@ -45,6 +46,7 @@ where
             ..Act::new(name(change), admin.actor, gateway.now_ms())
         },
         admin,
+        turn,
         change,
         selection,
         dry_run: request.dry_run,
@@ -63,6 +65,7 @@ struct Work {
     ledger: Ledger,
     journal: Arc<Journal>,
     admin: Admin,
+    turn: ControlTurn,
     act: Act,
     change: Change,
     selection: Selection,
@@ -82,11 +85,11 @@ impl Work {
             stops.fetch_or(!goes_on, Ordering::Relaxed);
             goes_on
         };
-        let (grant, dry_run) = (&self.admin.grant, self.dry_run);
+        let dry_run = self.dry_run;
         let changed = self
             .cache
-            .change(
-                grant,
+            .change_in(
+                self.turn.clone(),
                 self.change,
                 self.selection.clone(),
                 dry_run,
@@ -99,20 +102,26 @@ impl Work {
                 Ok(_) if stopped.load(Ordering::Relaxed) => "stopped",
                 Ok(_) => "done",
             };
-            self.note(outcome, changed.as_ref().ok()).await;
+            let (count, bytes) = match &changed {
+                Ok(changed) => (changed.entries, changed.bytes),
+                Err(ControlError::Incomplete { entries, bytes, .. }) => (*entries, *bytes),
+                Err(_) => (0, 0),
+            };
+            let end = Act {
+                outcome,
+                count,
+                bytes,
+                ..self.act.clone()
+            };
+            self.note(end).await;
         }
         self.respond(changed?).await
     }
 
     /// What was done is done, whether it can be written down or not; that it was asked for has been.
-    async fn note(&self, outcome: &'static str, changed: Option<&Changed>) {
-        let act = Act {
-            outcome,
-            count: changed.map_or(0, |changed| changed.entries),
-            bytes: changed.map_or(0, |changed| changed.bytes),
-            ..self.act.clone()
-        };
-        if let Err(error) = self.journal.write_now(&self.ledger, act).await {
+    async fn note(&self, end: Act) {
+        let outcome = end.outcome;
+        if let Err(error) = self.journal.write_now(&self.ledger, end).await {
             tracing::error!(%error, outcome, "the end of a change is not in the audit");
         }
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use larder_cache::{Cache, EntryPlace, EntryReport, Selection};
+use larder_cache::{Cache, ControlTurn, EntryPlace, EntryReport, Selection};
 use larder_ledger::{AuditFilter, Ledger};
 use larder_model::Dialect;
 use serde_json::json;
@@ -33,26 +33,27 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
 {
     let request = SelectionRequest::parse(&message(intake).await?)?;
+    let turn = gateway.cache.control_turn(&admin.grant).await?;
     let selection = request.select(&admin.grant, &gateway.ledger).await?;
     let (cache, ledger) = (gateway.cache.clone(), gateway.ledger.clone());
     if request.progress {
-        let work = |progress| find(cache, ledger, admin, selection, progress);
+        let work = |progress| find(cache, ledger, turn, selection, progress);
         return lines::stream(work).await;
     }
-    let found = find(cache, ledger, admin, selection, Box::new(|_, _| true)).await?;
+    let found = find(cache, ledger, turn, selection, Box::new(|_, _| true)).await?;
     Ok(status::json(&found))
 }
 
 async fn find(
     cache: Arc<Cache>,
     ledger: Ledger,
-    admin: Admin,
+    turn: ControlTurn,
     selection: Selection,
     progress: Progress,
 ) -> Result<EntriesResponse, NotDone> {
-    let found = cache.entries(&admin.grant, selection, progress).await?;
+    let found = cache.entries_in(turn.clone(), selection, progress).await?;
     let ids = found.reports.iter().map(|report| report.writer).collect();
-    let writers = writers(&ledger, &admin.grant, ids).await?;
+    let writers = writers(&ledger, turn.grant(), ids).await?;
     let mut entries: Vec<EntryFigures> = found.reports.iter().map(figures).collect();
     for entry in entries.iter_mut().take(ADDRESS_COUNT_MAX) {
         entry.address = address(&ledger, entry).await?;
@@ -85,11 +86,12 @@ fn figures(report: &EntryReport) -> EntryFigures {
 
 /// Where an entry came from, if the audit still has the row of its write.
 async fn address(ledger: &Ledger, entry: &EntryFigures) -> Result<Option<String>, NotDone> {
-    /// The write is written down within a second or so of the time in the record.
-    const NEAR_MS: u64 = 60_000;
+    /// A write is taken down when its record is on disk, by the same clock. These rows are read, so it is not minutes.
+    const BEFORE_MS: u64 = 1000;
+    const AFTER_MS: u64 = 15_000;
     let filter = AuditFilter {
-        since_ms: Some(entry.written_at_ms.saturating_sub(NEAR_MS)),
-        until_ms: Some(entry.written_at_ms + NEAR_MS),
+        since_ms: Some(entry.written_at_ms.saturating_sub(BEFORE_MS)),
+        until_ms: Some(entry.written_at_ms.saturating_add(AFTER_MS)),
         action: Some("write".to_owned()),
         workspace: Some(entry.workspace.clone()),
         writer: Some(entry.writer),

@@ -11,6 +11,7 @@ use larder_model::{AdminGrant, BlobHash, Dialect, EntryKey, WriterId};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::status::NotDone;
+use crate::journal::DETAILS_BYTES_MAX;
 
 /// The most writers that a selection may mean: a repository's runs of a year.
 pub(super) const WRITER_COUNT_MAX: u32 = 100_000;
@@ -158,13 +159,22 @@ pub(super) enum BadMessage {
     NothingSelected,
     #[error("no writer matches: the ledger knows none of that {0}")]
     NoWriter(String),
+    #[error("the conditions are longer than {DETAILS_BYTES_MAX} bytes")]
+    Long,
     #[error("more than {WRITER_COUNT_MAX} writers match; add a condition")]
     TooManyWriters,
 }
 
 impl SelectionRequest {
     pub(super) fn parse(json: &[u8]) -> Result<Self, BadMessage> {
-        serde_json::from_slice(json).map_err(|error| BadMessage::Json(error.to_string()))
+        let request: Self =
+            serde_json::from_slice(json).map_err(|error| BadMessage::Json(error.to_string()))?;
+        // Who selects must not choose that the audit leaves the conditions out.
+        let bytes = serde_json::to_vec(&request).map_or(usize::MAX, |json| json.len());
+        if bytes > DETAILS_BYTES_MAX {
+            return Err(BadMessage::Long);
+        }
+        Ok(request)
     }
 
     /// The selection in the cache's words, for whoever has this grant.
@@ -184,14 +194,14 @@ impl SelectionRequest {
         // Of writers of other workspaces an administrator does not learn that they exist.
         let own = grant.workspace().map(ToString::to_string);
         writers.workspace = own.or_else(|| self.workspace.clone());
-        let rows = ledger.writers(&writers, WRITER_COUNT_MAX + 1).await?;
-        if rows.is_empty() {
+        let ids = ledger.writer_ids(&writers, WRITER_COUNT_MAX + 1).await?;
+        if ids.is_empty() {
             return Err(BadMessage::NoWriter(named.join(" and ")).into());
         }
-        if rows.len() > WRITER_COUNT_MAX as usize {
+        if ids.len() > WRITER_COUNT_MAX as usize {
             return Err(BadMessage::TooManyWriters.into());
         }
-        let ids = rows.iter().map(|row| WriterId(row.id));
+        let ids = ids.into_iter().map(WriterId);
         let one = filter.writers.take();
         let both = |id: &WriterId| one.as_ref().is_none_or(|one| one.contains(id));
         filter.writers = Some(ids.filter(both).collect::<BTreeSet<_>>());
@@ -371,6 +381,21 @@ mod tests {
             };
             assert_eq!(field, name);
         }
+    }
+
+    #[test]
+    fn conditions_that_the_audit_would_leave_out_are_refused() {
+        let select = |instance: &str, bytes| {
+            let instance = instance.repeat(bytes);
+            let json = format!(
+                r#"{{"key": "{}", "instance": "{instance}"}}"#,
+                "a".repeat(64)
+            );
+            SelectionRequest::parse(json.as_bytes()).map(drop)
+        };
+        assert_eq!(select("i", 3900), Ok(()));
+        assert_eq!(select("i", 4096), Err(BadMessage::Long));
+        assert_eq!(select("\\u0001", 700), Err(BadMessage::Long), "as JSON");
     }
 
     #[test]

@@ -77,11 +77,17 @@ impl NotDone {
             Self::BadMessage(_)
             | Self::BodyTooLarge { .. }
             | Self::Interrupted(_)
-            | Self::Control(ControlError::NothingSelected) => StatusCode::BAD_REQUEST,
+            | Self::Control(ControlError::NothingSelected | ControlError::TooMany { .. }) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::NoSuchOperation | Self::NoEntry => StatusCode::NOT_FOUND,
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Control(
-                ControlError::Busy | ControlError::Unavailable { .. } | ControlError::Store(_),
+                ControlError::Busy
+                | ControlError::Unavailable { .. }
+                | ControlError::Store(_)
+                | ControlError::NotKept(_)
+                | ControlError::Incomplete { .. },
             )
             | Self::Ledger(_)
             | Self::Failed => StatusCode::SERVICE_UNAVAILABLE,

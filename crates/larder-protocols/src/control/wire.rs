@@ -5,6 +5,7 @@ use larder_model::EntryKey;
 use serde::{Deserialize, Serialize};
 
 use super::selection::EntryState;
+use crate::provenance::ProvenanceText;
 
 /// What a purge, a quarantine or a release did, or with `dry_run` would have done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,48 +63,9 @@ pub struct WriterFigures {
     /// A token's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The issuer of its tokens.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<String>,
-    /// The name of the configuration's rule.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
-    /// The repository's id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repository_id: Option<String>,
-    /// The repository's name at that time.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repository: Option<String>,
-    /// The git ref.
-    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
-    pub git_ref: Option<String>,
-    /// The commit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub commit: Option<String>,
-    /// What started the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub event: Option<String>,
-    /// The workflow.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workflow: Option<String>,
-    /// The id of the run, pipeline or build.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run: Option<String>,
-    /// Which attempt of the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run_attempt: Option<String>,
-    /// The job.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job: Option<String>,
-    /// Who started the run.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub actor: Option<String>,
-    /// The `sub` of the token, for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    /// The deployment environment.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment: Option<String>,
+    /// What its issuer said of it.
+    #[serde(flatten)]
+    pub said: ProvenanceText,
     /// Where it was seen last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_address: Option<String>,

@@ -32,7 +32,6 @@ pub(super) async fn writers(
 
 impl From<WriterRow> for WriterFigures {
     fn from(row: WriterRow) -> Self {
-        let provenance = row.provenance;
         Self {
             id: row.id,
             kind: row.kind.name().to_owned(),
@@ -40,20 +39,7 @@ impl From<WriterRow> for WriterFigures {
             access: row.access,
             scope: row.scope,
             name: row.name,
-            issuer: provenance.issuer,
-            rule: provenance.rule,
-            repository_id: provenance.repository_id,
-            repository: provenance.repository,
-            git_ref: provenance.git_ref,
-            commit: provenance.commit_sha,
-            event: provenance.event,
-            workflow: provenance.workflow,
-            run: provenance.run_id,
-            run_attempt: provenance.run_attempt,
-            job: provenance.job,
-            actor: provenance.actor,
-            subject: provenance.subject,
-            environment: provenance.environment,
+            said: row.provenance.into(),
             last_address: row.last_address,
         }
     }

@@ -22,4 +22,4 @@ pub(crate) mod wire;
 
 pub(crate) use pace::Pace;
 pub use routes::SessionTtl;
-pub use wire::{OauthError, ProvenanceText, Rights, TokenResponse, WhoamiResponse};
+pub use wire::{OauthError, Rights, TokenResponse, WhoamiResponse};

@@ -37,12 +37,8 @@ impl Pace {
         access: &Access,
         now: Instant,
     ) -> Result<(), Duration> {
-        let whose = match access {
-            Access::Isolated { scope } | Access::Gate { scope } => scope.to_string(),
-            Access::Trusted | Access::CleanRoom | Access::Reader | Access::Admin => {
-                access.kind().name().to_owned()
-            }
-        };
+        let own = access.scope().map(ToString::to_string);
+        let whose = own.unwrap_or_else(|| access.kind().name().to_owned());
         let place = (workspace.clone(), rule.to_owned(), whose);
         let mut places = self.whole_at.lock().unwrap_or_else(PoisonError::into_inner);
         let whole_at = places.get(&place).copied().unwrap_or(now).max(now);

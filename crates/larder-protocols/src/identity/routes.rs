@@ -1,5 +1,6 @@
 //! Giving a session, ending one, and telling a client who it is.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,14 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Method, Response};
 use larder_auth::{
-    CredentialKind, Presented, SessionGrant, SessionSecret, TokenHash, VerifiedClaims,
+    BadCredential, Credential, CredentialKind, Presented, SessionGrant, SessionSecret, TokenHash,
+    VerifiedClaims,
 };
 use larder_ledger::{LedgerError, NewSession, Once, WriterRow};
 use larder_model::{Access, Caller, Policy, Principal, Scope};
-use tokio::time::timeout;
 
 use super::status::{self, NotDone};
-use super::wire::{
-    ExchangeRequest, ProvenanceText, Rights, TokenResponse, WhoamiResponse, revoked_token,
-};
+use super::wire::{ExchangeRequest, Rights, TokenResponse, WhoamiResponse, revoked_token};
 use crate::body::Body;
 use crate::caller::NoCaller;
 use crate::excerpt::Excerpt;
@@ -25,15 +24,13 @@ use crate::gateway::{Gateway, Origin, Peer};
 use crate::intake::Intake;
 use crate::introduction::{Identified, Unidentified};
 use crate::journal::Refused;
+use crate::ledger_lane::{Question, TooSlow};
 use crate::unwind::{Panicked, caught};
 
 /// The most bytes of a form: a JWT of the longest kind, percent-encoded where it need not be, and a few words.
 const FORM_BYTES_MAX: usize = 64 << 10;
 /// The longest session, whatever the configuration says: a stolen one is of no use after a day.
 const SESSION_TTL_MAX: Duration = Duration::from_hours(24);
-
-/// How long a call waits for the ledger. Whoever waits is a build's first step.
-const LEDGER_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// How long sessions last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,15 +169,16 @@ async fn exchange(
         claims,
         decision,
         writer,
+        under,
     } = identified.map_err(|why| not_identified(gateway, &why, peer))?;
-    if !request.is_about(&decision.workspace) {
+    if !request.is_about(decision.workspace()) {
         return Err(NotDone::OtherWorkspace);
     }
-    let access = request.wish.reduce(decision.access);
+    let access = request.wish.reduce(decision.access().clone());
     let access = access.ok_or(NotDone::CannotReduce)?;
-    let rule = decision.provenance.rule.as_deref().unwrap_or_default();
+    let (workspace, rule) = (decision.workspace(), decision.rule().as_str());
     let pace = &gateway.session_pace;
-    pace.take(&decision.workspace, rule, &access, Instant::now())
+    pace.take(workspace, rule, &access, Instant::now())
         .map_err(|wait| NotDone::TooManySessions {
             retry_after_secs: wait.as_secs() + 1,
         })?;
@@ -192,7 +190,7 @@ async fn exchange(
     let grant = SessionGrant {
         hash: secret.hash(),
         writer: writer.0,
-        workspace: decision.workspace,
+        workspace: workspace.clone(),
         access,
         expires_at_ms: now_ms.saturating_add(ttl.as_millis() as u64),
         revoked: false,
@@ -202,26 +200,39 @@ async fn exchange(
         writer: grant.writer,
         workspace: grant.workspace.to_string(),
         access: grant.access.kind().name().to_owned(),
-        scope: scope_of(&grant.access),
+        scope: grant.access.scope().map(ToString::to_string),
+        rule_mark: Some(decision.rule_mark()),
         created_at_ms: now_ms,
         expires_at_ms: grant.expires_at_ms,
         once: Some(once(&claims, jwt)),
         address: Some(peer.address.to_canonical().to_string()),
     });
-    in_time(created)
+    in_time(gateway, decision.access(), Box::pin(created))
         .await?
         .map_err(|error| not_created(gateway, error, peer))?;
+    let now_in_force = gateway.identity.load_full();
+    let mark = decision.rule_mark();
+    if !Arc::ptr_eq(&under, &now_in_force) && !now_in_force.rules.marks().contains(&mark) {
+        // The sessions of its rule may have been ended before there was this one, which nobody gets.
+        gateway.unsettle();
+        return Err(NotDone::Unavailable);
+    }
     gateway.authenticator.add_session(&grant);
-    let (who, workspace) = (&decision.who, &grant.workspace);
+    let who = decision.who();
     tracing::info!(who, %workspace, %writer, address = %peer.address, "a CI job has a session");
-    let principal = Principal::new(grant.workspace, grant.access, writer);
-    let response = TokenResponse::new(secret.expose(), ttl.as_secs(), rights(&principal));
+    let rights = rights(&grant.principal());
+    let response = TokenResponse::new(secret.expose(), ttl.as_secs(), rights);
     Ok(status::json(&response))
 }
 
-/// What the ledger says, if it does so soon.
-async fn in_time<T>(asked: impl Future<Output = T>) -> Result<T, NotDone> {
-    timeout(LEDGER_WAIT_MAX, asked).await.map_err(|_| {
+/// What the ledger says to somebody with this access, if it does so soon.
+async fn in_time<T>(
+    gateway: &Gateway,
+    access: &Access,
+    asked: Question<'_, T>,
+) -> Result<T, NotDone> {
+    let answer = gateway.ledger_lane.ask(access, asked).await;
+    answer.map_err(|TooSlow| {
         tracing::warn!("the ledger takes too long; a call about identity was not done");
         NotDone::Unavailable
     })
@@ -298,27 +309,54 @@ async fn revoke(gateway: &Gateway, token: &str, peer: &Peer) -> Result<(), NotDo
         authorization: Some(authorization.as_bytes()),
         certificate: None,
     };
-    let now_ms = gateway.now_ms();
-    // Whoever guesses must not make the ledger work.
-    if gateway
-        .authenticator
-        .authenticate(&presented, now_ms)
-        .is_err()
-    {
-        return Ok(());
-    }
-    let hash = secret.hash();
+    let (now_ms, hash) = (gateway.now_ms(), secret.hash());
+    let access = match gateway.authenticator.authenticate(&presented, now_ms) {
+        Ok(Credential::Known(principal)) => principal.access().clone(),
+        Err(BadCredential::UnknownSession) => match unread_session(gateway, &hash, peer).await? {
+            Some(access) => access,
+            None => return Ok(()),
+        },
+        // It is over already.
+        Ok(Credential::Expired | Credential::Absent | Credential::Unintroduced) | Err(_) => {
+            return Ok(());
+        }
+    };
     let address = peer.address.to_canonical().to_string();
     let revoked = gateway
         .ledger
         .revoke_session(&hash.0, Some(&address), now_ms);
-    let revoked = in_time(revoked).await?;
+    let revoked = in_time(gateway, &access, Box::pin(revoked)).await?;
     revoked.map_err(|error| {
         tracing::error!(%error, "a session could not be ended");
         NotDone::Unavailable
     })?;
     gateway.authenticator.end_session(&hash);
     Ok(())
+}
+
+/// What may be done in a session that this node has not read yet, because another one has just given it; `None` if there is none.
+/// The ledger is asked, but not for those who guess.
+async fn unread_session(
+    gateway: &Gateway,
+    hash: &TokenHash,
+    peer: &Peer,
+) -> Result<Option<Access>, NotDone> {
+    let now_ms = gateway.now_ms();
+    let attempts = &gateway.attempts;
+    if attempts.allowed(peer.address, now_ms).is_err() {
+        return Err(NotDone::Unavailable);
+    }
+    // Nobody knows what it may do: it is asked for among the untrusted.
+    let asked = Box::pin(gateway.ledger.session(&hash.0));
+    let row = in_time(gateway, &Access::Reader, asked).await?;
+    let row = row.map_err(|error| {
+        tracing::error!(%error, "a session could not be looked up");
+        NotDone::Unavailable
+    })?;
+    if row.is_none() {
+        attempts.failed(peer.address, now_ms);
+    }
+    Ok(row.map(|_| Access::Reader))
 }
 
 async fn whoami(
@@ -338,7 +376,8 @@ async fn whoami(
         }
         Caller::LocalOperator => return Ok(operator()),
     };
-    let writer = in_time(gateway.ledger.writer(principal.writer().0)).await?;
+    let asked = Box::pin(gateway.ledger.writer(principal.writer().0));
+    let writer = in_time(gateway, principal.access(), asked).await?;
     let writer = writer.map_err(|error| {
         tracing::error!(%error, "a writer could not be looked up");
         NotDone::Unavailable
@@ -362,7 +401,7 @@ async fn whoami(
         who: name,
         writes: rights.write_scope,
         reads: rights.read_path,
-        provenance: writer.as_ref().map(provenance),
+        provenance: writer.map(|writer| writer.provenance.into()),
         expires_at_ms: who.expires_at_ms,
         certificate: certificate.filter(|_| who.kind == CredentialKind::Certificate),
     })
@@ -383,13 +422,6 @@ fn rights(principal: &Principal) -> Rights {
         writes.as_ref(),
         reads.into_iter(),
     )
-}
-
-fn scope_of(access: &Access) -> Option<String> {
-    match access {
-        Access::Isolated { scope } | Access::Gate { scope } => Some(scope.to_string()),
-        Access::Trusted | Access::CleanRoom | Access::Reader | Access::Admin => None,
-    }
 }
 
 fn sentence(who: &str, rights: &Rights, access: &Access) -> String {
@@ -427,16 +459,7 @@ fn name_of(principal: &Principal, writer: Option<&WriterRow>) -> String {
     }
     let repository = said.repository.as_deref().or(said.repository_id.as_deref());
     let repository = repository.unwrap_or("an unnamed repository");
-    let scope = writer.scope.as_deref().unwrap_or_default();
-    let last = scope.rsplit_once('/').map_or(scope, |(_, last)| last);
-    let number = |word: &str| {
-        let rest = last.strip_prefix(word)?;
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        (end > 0).then(|| &rest[..end])
-    };
-    if let Some(number) = number("pr-") {
+    if let Some(number) = writer.scope.as_deref().and_then(pull_request_number) {
         return format!("pull request {number} of {repository}");
     }
     let event = said.event.as_deref().unwrap_or("build");
@@ -447,24 +470,12 @@ fn name_of(principal: &Principal, writer: Option<&WriterRow>) -> String {
     }
 }
 
-fn provenance(writer: &WriterRow) -> ProvenanceText {
-    let said = writer.provenance.clone();
-    ProvenanceText {
-        issuer: said.issuer,
-        rule: said.rule,
-        repository_id: said.repository_id,
-        repository: said.repository,
-        git_ref: said.git_ref,
-        commit_sha: said.commit_sha,
-        event: said.event,
-        workflow: said.workflow,
-        run_id: said.run_id,
-        run_attempt: said.run_attempt,
-        job: said.job,
-        actor: said.actor,
-        subject: said.subject,
-        environment: said.environment,
-    }
+/// The number in a scope's last label: in `pr-123` or `pr-123.r…`. Whatever else stands behind `pr-` is a name with its hash.
+fn pull_request_number(scope: &str) -> Option<&str> {
+    let label = scope.rsplit('/').next()?.strip_prefix("pr-")?;
+    let number = label.split('.').next()?;
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    is_number.then_some(number)
 }
 
 fn anonymous(workspace: String, public: bool) -> WhoamiResponse {
@@ -526,6 +537,27 @@ fn operator() -> WhoamiResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pull_request_is_called_by_its_number_and_nothing_else_is_taken_for_one() {
+        let check = |scope: &str, expected| assert_eq!(pull_request_number(scope), expected);
+        check("ci.web/pr-123", Some("123"));
+        check(
+            "ci.web/pr-123.r7135202999-f210e57b0a7bb9abd09aee66",
+            Some("123"),
+        );
+        for scope in [
+            "ci.web/pr-12ab-f210e57b0a7bb9abd09aee66",
+            "ci.web/pr-12-f210e57b0a7bb9abd09aee66",
+            "ci.web/pr-",
+            "ci.web/run-123",
+            "ci.pr-1/branch-x-f210e57b0a7bb9abd09aee66",
+            "token/7",
+            "",
+        ] {
+            check(scope, None);
+        }
+    }
 
     #[test]
     fn a_session_lasts_no_longer_than_its_rule_its_client_and_a_day_allow() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::provenance::ProvenanceText;
 use larder_model::{Access, Scope, WorkspaceName};
 use serde::{Deserialize, Serialize};
 
@@ -122,41 +123,6 @@ pub struct WhoamiResponse {
     pub certificate: Option<String>,
     /// All of it in a sentence.
     pub text: String,
-}
-
-/// What an issuer said of a job. What it did not say is left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-#[expect(missing_docs, reason = "each field is the claim of that name")]
-pub struct ProvenanceText {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repository_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repository: Option<String>,
-    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
-    pub git_ref: Option<String>,
-    #[serde(rename = "commit", skip_serializing_if = "Option::is_none")]
-    pub commit_sha: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub event: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workflow: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub run_attempt: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub job: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub actor: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment: Option<String>,
 }
 
 /// Why no session was given (RFC 6749, section 5.2).

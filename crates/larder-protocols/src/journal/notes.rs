@@ -52,16 +52,16 @@ impl Writer<'_> {
 }
 
 impl Gateway {
-    /// Takes down that a write was refused to somebody whose credential, if there was one, is in order.
+    /// Takes down that a write was refused to `caller`, whom the credential names, whatever workspace the URL does. It is in order,
+    /// or there is none, or nothing is taken down here.
     pub(crate) fn note_refused_write(
         &self,
-        headers: &HeaderMap,
+        caller: &Result<Caller, NoCaller>,
         origin: &Origin,
         dialect: Dialect,
         reason: &'static str,
     ) {
-        // Whom the credential names, whatever workspace the URL does.
-        let principal = match self.caller(headers, None, origin) {
+        let principal = match caller {
             Ok(Caller::Known(principal)) => Some(principal),
             Ok(Caller::Anonymous { .. } | Caller::LocalOperator)
             | Err(NoCaller::OtherWorkspace | NoCaller::Expired) => None,
@@ -72,8 +72,8 @@ impl Gateway {
             reason,
             bad_credential: false,
             dialect: Some(dialect),
-            workspace: principal.as_ref().map(|it| it.workspace().clone()),
-            writer: principal.as_ref().map(Principal::writer),
+            workspace: principal.map(|it| it.workspace().clone()),
+            writer: principal.map(Principal::writer),
             address: origin.address(),
         });
     }

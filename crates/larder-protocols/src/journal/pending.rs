@@ -7,13 +7,16 @@ use std::sync::{Mutex, PoisonError};
 
 use larder_model::{Dialect, Scope, WorkspaceName, WriterId};
 
-use super::event::{Act, Event, Refused, Rewritten, Written};
+use super::event::{Act, ActName, Event, Refused, Rewritten, Written};
 
 /// How many stored assertions are remembered one by one. More than a server stores in many seconds; what comes above is summed.
 pub(super) const WRITTEN_COUNT_MAX: usize = 32_768;
 /// How many acts wait. People and their scripts do them.
 const ACT_COUNT_MAX: usize = 1024;
-/// How many rewritten results are counted a second or so. A figure for people; what comes above is not in it.
+/// How many acts wait that say what a trusted build stored: a build can do thousands, and they must not take the place of the others.
+const FLAGGED_COUNT_MAX: usize = 1024;
+/// How many rewritten results are counted a second or so, of `trusted` and of all other scopes apart. A figure for people; what
+/// comes above is not in it.
 const REWRITTEN_COUNT_MAX: usize = 256;
 /// How many different sums are kept: writers times scopes times addresses of what was stored, and apart from that reasons times
 /// writers times addresses of what was refused. Apart, because anybody can be refused.
@@ -82,6 +85,7 @@ impl Sums {
 pub(super) struct Taken {
     pub(super) written: Vec<Written>,
     pub(super) acts: Vec<Act>,
+    pub(super) flagged: Vec<Act>,
     pub(super) stored: Sums,
     pub(super) refused: Sums,
     /// Events for which there was no room.
@@ -92,7 +96,14 @@ pub(super) struct Taken {
 #[derive(Default)]
 pub(super) struct Pending {
     now: Mutex<Taken>,
-    rewritten: Mutex<Vec<Rewritten>>,
+    rewritten: Mutex<Rewrites>,
+}
+
+/// Results that were rewritten, in `trusted` and elsewhere.
+#[derive(Default)]
+struct Rewrites {
+    trusted: Vec<Rewritten>,
+    untrusted: Vec<Rewritten>,
 }
 
 impl Pending {
@@ -109,8 +120,18 @@ impl Pending {
                 }
             }
             Event::Refused(refused) => add_refused(&mut now.refused, refused),
-            Event::Act(act) if now.acts.len() < ACT_COUNT_MAX => now.acts.push(*act),
-            Event::Act(_) => now.lost += 1,
+            Event::Act(act) => {
+                let (acts, count_max) = if act.name == ActName::Flagged {
+                    (&mut now.flagged, FLAGGED_COUNT_MAX)
+                } else {
+                    (&mut now.acts, ACT_COUNT_MAX)
+                };
+                if acts.len() < count_max {
+                    acts.push(*act);
+                } else {
+                    now.lost += 1;
+                }
+            }
         }
     }
 
@@ -119,18 +140,25 @@ impl Pending {
             .rewritten
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if all.len() < REWRITTEN_COUNT_MAX {
-            all.push(rewritten);
+        let of_scope = if rewritten.scope == Scope::Trusted.as_str() {
+            &mut all.trusted
+        } else {
+            &mut all.untrusted
+        };
+        if of_scope.len() < REWRITTEN_COUNT_MAX {
+            of_scope.push(rewritten);
         }
     }
 
     pub(super) fn take_rewritten(&self) -> Vec<Rewritten> {
-        std::mem::take(
-            &mut self
-                .rewritten
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        let all = self.rewritten.lock();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        let Rewrites {
+            mut trusted,
+            untrusted,
+        } = std::mem::take(&mut *all);
+        trusted.extend(untrusted);
+        trusted
     }
 
     /// Takes everything out, or nothing if there is no room for it.

@@ -18,7 +18,7 @@ const WAITING_ROWS_MAX: usize = 2 * WRITTEN_COUNT_MAX;
 /// The most characters of a text in a row: a key has at most 512 bytes.
 const TEXT_CHARS_MAX: usize = 2048;
 /// The most bytes of the details of a row.
-const DETAILS_BYTES_MAX: usize = 4096;
+pub(crate) const DETAILS_BYTES_MAX: usize = 4096;
 
 /// The server itself, as it is called in the audit.
 const SERVER: &str = "server";
@@ -52,16 +52,21 @@ impl Rows {
         let Taken {
             written,
             acts,
+            flagged,
             mut stored,
             refused,
             lost,
         } = taken;
         self.lose(lost);
-        for act in acts {
+        for act in acts.into_iter().chain(flagged) {
             self.waiting.push_back(of_act(act));
         }
         for written in written {
-            if written.scope.is_trusted() || self.untrusted.take(written.writer, now_ms) {
+            if written.scope.is_trusted()
+                || self
+                    .untrusted
+                    .take(&written.workspace, &written.scope, now_ms)
+            {
                 self.waiting.push_back(of_written(&written));
             } else if !add_stored(&mut stored, written) {
                 self.lose(1);
@@ -115,8 +120,9 @@ impl Rows {
     }
 
     /// The first rows, at most `count_max`.
-    pub(super) fn portion(&self, count_max: usize) -> Vec<NewAuditRow> {
-        self.waiting.iter().take(count_max).cloned().collect()
+    pub(super) fn portion(&mut self, count_max: usize) -> &[NewAuditRow] {
+        let waiting = self.waiting.make_contiguous();
+        &waiting[..waiting.len().min(count_max)]
     }
 
     /// The first `count` rows are in the ledger.
@@ -124,10 +130,10 @@ impl Rows {
         self.waiting.drain(..count);
     }
 
-    /// The first `count` rows never will be.
-    pub(super) fn refused(&mut self, count: usize) {
-        self.waiting.drain(..count);
-        self.lose(count as u64);
+    /// The first row never will be.
+    pub(super) fn refused(&mut self) {
+        self.waiting.pop_front();
+        self.lose(1);
     }
 }
 

@@ -213,6 +213,103 @@ async fn an_untrusted_writer_cannot_fill_the_audit_and_trunk_is_written_out() {
 }
 
 #[tokio::test]
+async fn neither_runs_nor_labels_nor_pull_requests_multiply_what_untrusted_writers_get() {
+    let house = House::new().await;
+    let store = |scope: &str, writer: u64, count: u32| {
+        for key in 0..count {
+            let key = key.to_string();
+            let key = Some(key.as_bytes());
+            house
+                .journal
+                .record(written(scope, writer, Dialect::Nx, key));
+        }
+    };
+    let own_rows = |rows: &[NewAuditRow]| {
+        let own = rows.iter().filter(|row| row.key.is_some());
+        own.count()
+    };
+    for run in 0..10 {
+        store("ci.main/pr-7", 100 + run, 700);
+        store(&format!("ci.main/pr-7/job-{run}"), 100 + run, 100);
+    }
+    assert_eq!(
+        own_rows(&house.flush().await),
+        5000,
+        "runs and labels of one"
+    );
+    for request in 0..5 {
+        store(&format!("ci.main/pr-1{request}"), request, 4500);
+    }
+    let rows = house.flush().await;
+    assert_eq!(own_rows(&rows), 20_000, "all of the workspace");
+    assert_eq!(counted(&rows, "write"), 8000 + 5 * 4500);
+    NOW_MS.set(START_MS + 1000);
+    store("ci.main/pr-19", 1, 100);
+    assert_eq!(own_rows(&house.flush().await), 20_020);
+    house.journal.record(Written {
+        workspace: "other".parse().unwrap(),
+        ..written("ci.main/pr-7", 1, Dialect::Nx, Some(b"1"))
+    });
+    assert_eq!(own_rows(&house.flush().await), 20_021, "others are others");
+}
+
+#[tokio::test]
+async fn a_row_that_the_ledger_refuses_is_lost_alone() {
+    let house = House::new().await;
+    let bad = "x".repeat(41).leak();
+    for number in 0..1000_u64 {
+        let outcome = if number % 400 == 7 { &*bad } else { "done" };
+        house.journal.record(Act {
+            outcome,
+            count: number,
+            ..Act::new(ActName::Purge, Actor::Operator, START_MS)
+        });
+    }
+    let rows = house.flush().await;
+    let counts: Vec<_> = rows.iter().map(|row| row.count).collect();
+    let expected: Vec<_> = (0..1000).filter(|number| number % 400 != 7).collect();
+    assert_eq!(counts, expected);
+    assert_eq!(house.journal.lost_rows(), 3);
+    assert_eq!(counted(&house.flush().await, "audit-lost"), 3);
+}
+
+#[tokio::test]
+async fn what_builds_do_does_not_take_the_place_of_what_operators_do() {
+    let house = House::new().await;
+    let writer = Actor::Writer(WriterId(1));
+    for _ in 0..5000 {
+        let flagged = Act::new(ActName::Flagged, writer, START_MS);
+        house.journal.record(flagged);
+    }
+    let changed = Act::new(ActName::PolicyChanged, Actor::Operator, START_MS);
+    house.journal.record(changed);
+    let rows = house.flush().await;
+    assert_eq!(counted(&rows, "policy-changed"), 1);
+    assert_eq!(counted(&rows, "flagged"), 1024);
+}
+
+#[tokio::test]
+async fn results_that_pull_requests_rewrite_do_not_hide_those_of_trunk() {
+    let house = House::new().await;
+    for key in 0..1000 {
+        for scope in ["pr/7", "trusted"].into_iter().take(1 + key / 999) {
+            house.journal.note_rewritten(Rewritten {
+                workspace: "acme".to_owned(),
+                scope: scope.to_owned(),
+                key: key.to_string(),
+                at_ms: START_MS,
+                writer: 1,
+                writer_before: None,
+            });
+        }
+    }
+    house.flush().await;
+    let rows = house.ledger.rewrites(None, 1000).await.unwrap();
+    let trusted = rows.iter().filter(|row| row.scope == "trusted");
+    assert_eq!((rows.len(), trusted.count()), (257, 1));
+}
+
+#[tokio::test]
 async fn more_than_there_is_room_for_is_summed_and_acts_without_room_are_counted_as_lost() {
     let house = House::new().await;
     for key in 0..WRITTEN_COUNT_MAX + 5 {

@@ -184,7 +184,8 @@ where
         PutStart::Upload(upload) => upload,
         PutStart::Exists => return Ok(Stored::Exists),
     };
-    let mut examination = Examination::begin(&writer.caller, &gateway.whole_bodies);
+    let whose = gateway.inspected_writers();
+    let mut examination = Examination::begin(&writer.caller, whose, &gateway.whole_bodies);
     let mut received = 0;
     while let Some(bytes) = intake.next().await.map_err(NotStored::Interrupted)? {
         received += bytes.len() as u64;
@@ -250,9 +251,9 @@ fn count_examined(gateway: &Gateway, writer: &Writer<'_>, examined: &Examined) {
 fn note_refused(gateway: &Gateway, head: &Parts, origin: &Origin, refused: &NotStored) {
     let (metrics, reason) = (gateway.cache.metrics(), refused.reason());
     let path = Excerpt(head.uri.path());
-    gateway.note_refused_write(&head.headers, origin, Dialect::Nx, reason);
     // Whom the credential names, whatever workspace the URL does.
     let caller = gateway.caller(&head.headers, None, origin);
+    gateway.note_refused_write(&caller, origin, Dialect::Nx, reason);
     let principal = match &caller {
         Ok(Caller::Known(principal)) => Some((principal, principal.access().kind())),
         Ok(Caller::Anonymous { .. } | Caller::LocalOperator) | Err(_) => None,

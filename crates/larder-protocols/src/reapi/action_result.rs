@@ -284,9 +284,20 @@ impl<'a> SeenDigest<'a> {
     }
 }
 
+/// What the names in trees may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// What systems with `/` between names take for one: there a file may be called `a\b`.
+    #[default]
+    Posix,
+    /// What every system takes for one.
+    Anywhere,
+}
+
 /// The blobs that a `Directory` names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listing {
+    pub(crate) names: Names,
     pub(crate) files: Vec<Digest>,
     pub(crate) directories: Vec<Digest>,
 }
@@ -300,9 +311,11 @@ impl Listing {
     ) -> Result<(), Malformed> {
         for field in Fields::of(directory) {
             match field? {
-                (1, Value::Bytes(file)) => self.files.push(node(function, file)?),
-                (2, Value::Bytes(child)) => self.directories.push(node(function, child)?),
-                (3, Value::Bytes(link)) => plain_name(link)?,
+                (1, Value::Bytes(file)) => self.files.push(node(function, file, self.names)?),
+                (2, Value::Bytes(child)) => {
+                    self.directories.push(node(function, child, self.names)?);
+                }
+                (3, Value::Bytes(link)) => plain_name(link, self.names)?,
                 (1..=3, _) => return Err(Malformed),
                 _ => {}
             }
@@ -312,8 +325,8 @@ impl Listing {
 }
 
 /// The digest of a `FileNode` or `DirectoryNode`: both have it in the same place.
-fn node(function: DigestFunction, message: &[u8]) -> Result<Digest, Malformed> {
-    plain_name(message)?;
+fn node(function: DigestFunction, message: &[u8], names: Names) -> Result<Digest, Malformed> {
+    plain_name(message, names)?;
     let mut digest = SeenDigest::default();
     for field in Fields::of(message) {
         match field? {
@@ -327,7 +340,7 @@ fn node(function: DigestFunction, message: &[u8]) -> Result<Digest, Malformed> {
 }
 
 /// Whether the name of a node, whatever its kind, is one of a directory's entries and not a path.
-fn plain_name(node: &[u8]) -> Result<(), Malformed> {
+fn plain_name(node: &[u8], names: Names) -> Result<(), Malformed> {
     let mut name = &b""[..];
     for field in Fields::of(node) {
         match field? {
@@ -337,7 +350,15 @@ fn plain_name(node: &[u8]) -> Result<(), Malformed> {
         }
     }
     let is_path = matches!(name, b"." | b"..") || name.iter().any(|byte| matches!(byte, 0 | b'/'));
-    if is_path { Err(Malformed) } else { Ok(()) }
+    let is_elsewhere = || {
+        let stays = matches!(check_path(name), Ok(()) | Err(BadPath::Empty));
+        !stays || name.contains(&b'\\')
+    };
+    if is_path || (names == Names::Anywhere && is_elsewhere()) {
+        Err(Malformed)
+    } else {
+        Ok(())
+    }
 }
 
 /// Reads a `Tree` as its bytes come, holding at most one of its directories.

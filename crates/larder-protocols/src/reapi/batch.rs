@@ -85,8 +85,10 @@ pub(super) async fn update(call: &Call<'_>, message: &Bytes) -> Result<Vec<u8>, 
 /// Takes down what of a batch was refused; what concerns all of it is taken down where other calls are.
 fn note_refused(call: &Call<'_>, function: DigestFunction, found: &[Result<(), Refused>]) {
     let (gateway, dialect) = (call.gateway, Dialect::Cas(function));
+    let mut caller = None;
     for refused in found.iter().filter_map(|found| found.as_ref().err()) {
-        gateway.note_refused_write(call.headers, call.origin, dialect, refused.reason());
+        let caller = caller.get_or_insert_with(|| gateway.caller(call.headers, None, call.origin));
+        gateway.note_refused_write(caller, call.origin, dialect, refused.reason());
     }
 }
 

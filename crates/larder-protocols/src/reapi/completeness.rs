@@ -19,7 +19,7 @@ use larder_cache::{BlobBody, BlobName, Cache, Encoding, HitBody};
 use larder_model::{AccessKind, Dialect, Digest, DigestFunction, EntryKey, ReadGrant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::action_result::{ACTION_RESULT_BYTES_MAX, Listing, References, TreeScan};
+use super::action_result::{ACTION_RESULT_BYTES_MAX, Listing, Names, References, TreeScan};
 
 /// The most bytes of all trees and directories of one result together, uncompressed: about a million files.
 const LISTING_BYTES_MAX: u64 = 128 << 20;
@@ -65,7 +65,15 @@ pub(crate) async fn find_complete(
         if hit.size <= ACTION_RESULT_BYTES_MAX
             && let Some(result) = whole(hit.body, hit.size).await
         {
-            let completeness = complete(cache, grant, function, &result).await;
+            // It was stored in the step before the next one.
+            let mut scopes = grant.path().scopes();
+            let by_trusted = next.checked_sub(1).and_then(|step| scopes.nth(step));
+            let names = if by_trusted.is_some_and(|scope| scope.is_trusted()) {
+                Names::Posix
+            } else {
+                Names::Anywhere
+            };
+            let completeness = complete(cache, grant, function, &result, names).await;
             if completeness.is_complete() {
                 return Some((result, next));
             }
@@ -88,12 +96,13 @@ async fn whole(mut body: HitBody, size: u64) -> Option<Bytes> {
     Some(bytes.into())
 }
 
-/// Whether everything that the action result `result` refers to is there. What is there is leased.
-pub(crate) async fn complete(
+/// Whether everything that the action result `result` refers to is there, with `names` in its trees. What is there is leased.
+async fn complete(
     cache: &Cache,
     grant: &ReadGrant,
     function: DigestFunction,
     result: &Bytes,
+    names: Names,
 ) -> Completeness {
     let checked = async {
         let References {
@@ -107,7 +116,7 @@ pub(crate) async fn complete(
             return Ok(());
         }
         let _turn = TURNS.take(grant.kind()).await?;
-        let mut budget = Budget::default();
+        let mut budget = Budget::with(names);
         distinct(&mut trees);
         all_of_trees(cache, grant, function, &trees, &mut budget).await?;
         all_below(cache, grant, function, roots, &mut budget).await
@@ -140,18 +149,27 @@ async fn all_present(cache: &Cache, grant: &ReadGrant, digests: &[Digest]) -> Re
 struct Budget {
     bytes: u64,
     listings: usize,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            bytes: LISTING_BYTES_MAX,
-            listings: LISTINGS_MAX,
-        }
-    }
+    /// And what the names in them may be.
+    names: Names,
 }
 
 impl Budget {
+    fn with(names: Names) -> Self {
+        Self {
+            bytes: LISTING_BYTES_MAX,
+            listings: LISTINGS_MAX,
+            names,
+        }
+    }
+
+    /// A listing that nothing is in yet.
+    fn listing(&self) -> Listing {
+        Listing {
+            names: self.names,
+            ..Listing::default()
+        }
+    }
+
     /// Takes what reading all of these costs. It is asked before any of them is opened.
     fn take(&mut self, listings: &[Digest]) -> Result<(), Stop> {
         let bytes = listings
@@ -206,7 +224,7 @@ async fn all_of_trees(
     budget: &mut Budget,
 ) -> Result<(), Stop> {
     budget.take(trees)?;
-    let mut listing = Listing::default();
+    let mut listing = budget.listing();
     for tree in trees {
         let mut scan = TreeScan::new(function);
         let mut body = open(cache, grant, tree).await?;
@@ -243,7 +261,7 @@ async fn all_below(
             return Err(Stop::Unreadable);
         }
         all_present(cache, grant, &level).await?;
-        let mut listing = Listing::default();
+        let mut listing = budget.listing();
         for directory in &level {
             let mut message = Vec::new();
             let mut body = open(cache, grant, directory).await?;

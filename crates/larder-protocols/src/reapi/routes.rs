@@ -300,14 +300,14 @@ async fn in_time<F: Future>(deadline: Option<Duration>, work: F) -> Option<F::Ou
 fn note_refused(call: &Call<'_>, method: Method, refused: &Refused) {
     let (metrics, reason) = (call.gateway.cache.metrics(), refused.reason());
     let (dialect, action) = (method.dialect(), method.action());
+    let caller = call.gateway.caller(call.headers, None, call.origin);
     if let Refused::BadCredential(bad) = refused {
         let gateway = call.gateway;
         gateway.note_bad_credential(*bad, call.headers, call.origin);
     } else if action == Action::Write {
         let gateway = call.gateway;
-        gateway.note_refused_write(call.headers, call.origin, dialect, reason);
+        gateway.note_refused_write(&caller, call.origin, dialect, reason);
     }
-    let caller = call.gateway.caller(call.headers, None, call.origin);
     let principal = match &caller {
         Ok(Caller::Known(principal)) => Some((principal, principal.access().kind())),
         Ok(Caller::Anonymous { .. } | Caller::LocalOperator) | Err(_) => None,

@@ -4,7 +4,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use larder_model::Access;
 use larder_proto::Message as _;
-use larder_proto::reapi::{ActionResult, OutputSymlink, UpdateActionResultRequest};
+use larder_proto::reapi::{
+    ActionResult, Directory, FileNode, OutputDirectory, OutputSymlink, SymlinkNode, Tree,
+    UpdateActionResultRequest,
+};
+use larder_protocols::InspectedWriters;
 use std::io::Write as _;
 use tar::{Builder, EntryType, Header};
 
@@ -119,6 +123,27 @@ async fn a_pull_requests_hostile_archive_is_refused_once_it_is_read_and_trunks_i
 }
 
 #[tokio::test]
+async fn whose_archives_are_looked_into_can_be_chosen_and_untrusted_ones_always_are() {
+    let house = house();
+    let hostile = archive("../x", EntryType::Regular, "", b"");
+    let only_untrusted = InspectedWriters::Untrusted;
+    house.gateway.set_inspected_writers(only_untrusted);
+    log::keep();
+    assert_eq!(house.put("trunk", ENTRY, &hostile).await.status, 200);
+    assert!(inspected(&house, "not_examined", "", "trusted"));
+    let lines = log::kept();
+    let flagged = lines.iter().any(|(_, line)| line.contains("hostile"));
+    assert!(!flagged, "{lines:#?}");
+    let other = "/v1/cache/2";
+    assert_eq!(house.put("pr", other, &hostile).await.status, 403);
+    assert!(inspected(&house, "hostile", "parent_path", "untrusted"));
+    // It holds for what begins from now on.
+    house.gateway.set_inspected_writers(InspectedWriters::All);
+    assert_eq!(house.put("trunk", other, &hostile).await.status, 200);
+    assert!(inspected(&house, "hostile", "parent_path", "trusted"));
+}
+
+#[tokio::test]
 async fn what_nx_sends_and_what_is_no_archive_is_stored_for_everybody() {
     for size in [10, 70_000, 3_000_000] {
         for (body, verdict) in [(good(size), "clean"), (bytes(size, 3), "unknown_format")] {
@@ -156,7 +181,7 @@ async fn a_fault_far_behind_is_found_in_a_large_archive() {
         house.metrics()
     );
     // Nor is one that unpacks to far more than any build makes.
-    let mut bomb = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::default());
     let mut header = Header::new_gnu();
     header.set_path("a").unwrap();
     header.set_size(40 << 30);
@@ -218,6 +243,62 @@ async fn an_action_result_that_reaches_outside_is_refused_to_a_pull_request_and_
         }
         let flagged = house.metrics().contains(r#"writer="trusted"} 2"#);
         assert!(flagged, "{}", house.metrics());
+    }
+}
+
+/// A tree's names are looked at when its result is asked for: the blob of it may come later than the result.
+#[tokio::test]
+async fn a_result_whose_tree_has_names_that_are_paths_on_some_system_is_found_only_if_trunk_stored_it()
+ {
+    let file = |name: &str| Directory {
+        files: vec![FileNode {
+            name: name.to_owned(),
+            digest: Some(reapi::digest(b"contents")),
+            ..FileNode::default()
+        }],
+        ..Directory::default()
+    };
+    let link = |name: &str| Directory {
+        symlinks: vec![SymlinkNode {
+            name: name.to_owned(),
+            target: "x".to_owned(),
+            ..SymlinkNode::default()
+        }],
+        ..Directory::default()
+    };
+    for (name, is_name) in [
+        ("a", true),
+        ("a b.é", true),
+        ("..\\..\\x", false),
+        ("a\\b", false),
+        ("C:x", false),
+        (".. ", false),
+    ] {
+        for root in [file(name), link(name)] {
+            let house = house();
+            let tree = Tree {
+                root: Some(root),
+                ..Tree::default()
+            };
+            let tree = tree.encode_to_vec();
+            let result = ActionResult {
+                output_directories: vec![OutputDirectory {
+                    path: "out".to_owned(),
+                    tree_digest: Some(reapi::digest(&tree)),
+                    ..OutputDirectory::default()
+                }],
+                ..ActionResult::default()
+            };
+            let action = reapi::digest(b"an action");
+            for (token, is_found) in [("pr", is_name), ("trunk", true)] {
+                let client = Client::new(&house, token);
+                client.store(&[b"contents", &tree]).await;
+                let stored: ActionResult = client.update_action(&action, &result).await.message();
+                assert_eq!(stored, result);
+                let code = client.get_action(&action).await.code;
+                assert_eq!(code, if is_found { 0 } else { 5 }, "{token}: {name:?}");
+            }
+        }
     }
 }
 

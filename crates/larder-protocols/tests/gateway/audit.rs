@@ -105,3 +105,30 @@ async fn nothing_is_purged_before_the_audit_says_so() {
     assert_eq!(purge().await, 200);
     assert_eq!(get().await, 404);
 }
+
+#[tokio::test]
+async fn an_admin_does_not_see_what_was_done_to_a_workspace_of_its_name_before() {
+    let mut house = House::new();
+    let ledger = &house.ledger;
+    ledger.create_workspace("again", 1).await.unwrap();
+    let row = |action: &str| NewAuditRow {
+        at_ms: 2,
+        action: action.to_owned(),
+        workspace: Some("again".to_owned()),
+        ..NewAuditRow::default()
+    };
+    ledger.append_audit(&[row("before")]).await.unwrap();
+    ledger.delete_workspace("again", 3).await.unwrap();
+    ledger.create_workspace("again", 4).await.unwrap();
+    ledger.append_audit(&[row("after")]).await.unwrap();
+    house.token("admin", "again", Access::Admin);
+    for query in ["", "?after=1&limit=10"] {
+        let path = format!("/v1/control/audit{query}");
+        let bearer = [house.bearer("admin")];
+        let answer = house.send("GET", &path, &bearer, Pieces::whole(b"")).await;
+        let page: serde_json::Value = serde_json::from_str(answer.text()).unwrap();
+        let actions = page["rows"].as_array().unwrap().iter();
+        let actions: Vec<_> = actions.map(|row| row["action"].as_str().unwrap()).collect();
+        assert_eq!(actions, ["workspace-created", "after"], "{query}");
+    }
+}

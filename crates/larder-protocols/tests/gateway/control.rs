@@ -270,6 +270,39 @@ async fn a_change_reports_line_by_line_and_ends_with_its_result() {
 }
 
 #[tokio::test]
+async fn progress_does_not_tell_an_admin_how_much_others_have_stored() {
+    let house = house().await;
+    for number in 0..50 {
+        let path = format!("/v1/cache/2{number}");
+        assert_eq!(
+            house.put("tenant", &path, b"more").await.status.as_u16(),
+            200
+        );
+    }
+    let totals = |answer: &Answer| {
+        let lines = answer.text().lines();
+        let totals =
+            lines.filter_map(|line| {
+                match serde_json::from_str::<Line<serde_json::Value>>(line).unwrap() {
+                    Line::Progress {
+                        done_entries,
+                        total_entries,
+                    } => Some((done_entries <= total_entries, total_entries)),
+                    Line::Result(_) | Line::Error { .. } => None,
+                }
+            });
+        totals.collect::<std::collections::BTreeSet<_>>()
+    };
+    let all = r#"{"everything": true, "dry_run": true, "progress": true}"#;
+    for operation in ["purge", "quarantine", "release", "entries"] {
+        let own = call(&house, "admin", operation, all).await;
+        assert_eq!(totals(&own), [(true, 1000)].into(), "{operation}");
+    }
+    let operator = totals(&call_locally(&house, "purge", all).await);
+    assert!(operator.contains(&(true, 52)), "{operator:?}");
+}
+
+#[tokio::test]
 async fn a_change_is_in_the_audit_before_and_after() {
     let house = house().await;
     call(&house, "admin", "quarantine", r#"{"scope": "trusted"}"#).await;

@@ -29,19 +29,19 @@ use crate::house::{End, House, Pieces, bytes, later, now_ms, tcp};
 use crate::log;
 use crate::reapi::{Client, GET_CAPABILITIES, NOT_FOUND, PERMISSION_DENIED, digest};
 
-const ISSUER: &str = "https://ci.example";
+pub(crate) const ISSUER: &str = "https://ci.example";
 const AUDIENCE: &str = "https://cache.example";
 const MINUTE_MS: u64 = 60_000;
 
 /// A house that believes an issuer, and the issuer's key.
-struct Ci {
-    house: House,
+pub(crate) struct Ci {
+    pub(crate) house: House,
     key: Ed25519KeyPair,
 }
 
 impl Ci {
     /// The issuer's key is known from the start.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let key = Ed25519KeyPair::generate().unwrap();
         let keys = KeySource::Fixed(key_set(&key));
         Self::with(key, keys).await
@@ -60,6 +60,16 @@ impl Ci {
     }
 
     async fn believe(&self, keys: KeySource) {
+        let identity = Self::identity(keys, "refs/heads/main");
+        self.house.gateway.set_identity(identity).await;
+    }
+
+    /// The rule, with another trusted ref.
+    pub(crate) fn trusting(&self, trusted_ref: &str) -> Identity {
+        Self::identity(KeySource::Fixed(key_set(&self.key)), trusted_ref)
+    }
+
+    fn identity(keys: KeySource, trusted_ref: &str) -> Identity {
         let issuer = Issuer {
             algorithms: vec![Algorithm::EdDsa],
             keys,
@@ -70,11 +80,11 @@ impl Ci {
             workspace: "acme".parse().unwrap(),
             issuer: ISSUER.to_owned(),
             preset: Preset::GitHub(GitHub {
-                trusted_refs: vec!["refs/heads/main".parse().unwrap()],
+                trusted_refs: vec![trusted_ref.parse().unwrap()],
                 ..GitHub::new("1".to_owned(), "9".to_owned())
             }),
         };
-        let identity = Identity {
+        Identity {
             issuers: Arc::new(Issuers::new(vec![issuer]).unwrap()),
             rules: Rules::new(vec![rule]).unwrap(),
             certificates: vec![CertificateRule {
@@ -84,12 +94,11 @@ impl Ci {
                 access: Access::Trusted,
             }],
             ..Identity::default()
-        };
-        self.house.gateway.set_identity(identity).await;
+        }
     }
 
     /// A JWT of the issuer's for this job, good for an hour.
-    fn jwt(&self, job: &Value) -> String {
+    pub(crate) fn jwt(&self, job: &Value) -> String {
         let now_s = now_ms() / 1000;
         let mut claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "x", "iat": now_s,
             "exp": now_s + 3600, "repository_id": "1", "repository_owner_id": "9",
@@ -100,22 +109,22 @@ impl Ci {
         signed(&self.key, &claims)
     }
 
-    fn trunk(&self) -> String {
+    pub(crate) fn trunk(&self) -> String {
         self.jwt(&json!({"event_name": "push", "ref": "refs/heads/main", "ref_protected": "true"}))
     }
 
-    fn pull_request(&self, number: u32) -> String {
+    pub(crate) fn pull_request(&self, number: u32) -> String {
         let git_ref = format!("refs/pull/{number}/merge");
         self.jwt(&json!({"event_name": "pull_request", "ref": git_ref}))
     }
 
-    async fn get(&self, credential: &str, path: &str) -> u16 {
+    pub(crate) async fn get(&self, credential: &str, path: &str) -> u16 {
         let auth = [format!("Bearer {credential}")];
         let answer = self.house.send("GET", path, &auth, Pieces::whole(b""));
         answer.await.status.as_u16()
     }
 
-    async fn put(&self, credential: &str, path: &str, body: Pieces) -> u16 {
+    pub(crate) async fn put(&self, credential: &str, path: &str, body: Pieces) -> u16 {
         let auth = [format!("Bearer {credential}")];
         let answer = self.house.send("PUT", path, &auth, body);
         answer.await.status.as_u16()
@@ -156,7 +165,7 @@ fn key_set(key: &Ed25519KeyPair) -> Vec<u8> {
     keys.to_string().into_bytes()
 }
 
-fn accepted(lines: &[(tracing::Level, String)]) -> usize {
+pub(crate) fn accepted(lines: &[(tracing::Level, String)]) -> usize {
     let accepted = lines
         .iter()
         .filter(|(_, line)| line.contains("a CI token was accepted"));
@@ -526,7 +535,7 @@ async fn jwts_whose_key_nobody_has_are_misses_at_once_and_take_nobodys_place() {
 }
 
 /// The outputs of futures that run at once.
-async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+pub(crate) async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut under_way: Vec<_> = futures.into_iter().map(Box::pin).collect();
     let mut outputs: Vec<Option<T>> = under_way.iter().map(|_| None).collect();
     poll_fn(|context| {
@@ -580,20 +589,36 @@ async fn new_rules_count_for_jwts_that_were_known() {
     let (jwt, path) = (ci.trunk(), "/v1/cache/aaaa1111");
     assert_eq!(ci.put(&jwt, path, Pieces::whole(b"x")).await, 200);
     ci.house.gateway.set_identity(Identity::default()).await;
-    assert_eq!(ci.get(&jwt, path).await, 401);
+    assert_eq!(ci.get(&jwt, path).await, 404);
     ci.believe(KeySource::Fixed(key_set(&ci.key))).await;
     assert_eq!(ci.get(&jwt, path).await, 200);
 }
 
+#[tokio::test]
+async fn a_jwt_of_an_issuer_that_nobody_configured_reads_what_everybody_reads_and_stops_no_build() {
+    let mut ci = Ci::new().await;
+    ci.house.token("open", "open", Access::Trusted);
+    let path = "/v1/cache/aaaa1111";
+    assert_eq!(ci.house.put("open", path, b"x").await.status, 200);
+    let stranger = ci.jwt(&json!({"iss": "https://other.example"}));
+    assert_eq!(ci.get(&stranger, path).await, 404);
+    assert_eq!(ci.put(&stranger, path, Pieces::whole(b"y")).await, 403);
+    assert_eq!(ci.get(&stranger, &format!("/w/open{path}")).await, 200);
+    // Nor is it whoever's connection it comes over.
+    let (origin, auth) = (certified("agent.example"), [format!("Bearer {stranger}")]);
+    let body = Pieces::whole(b"x");
+    let answer = ci.house.send_from(origin, "PUT", path, &auth, body).await;
+    assert_eq!(answer.status, 403);
+    assert_eq!(ci.get("a.b.c", path).await, 401, "what is no JWT is loud");
+}
+
 /// A connection of the bearer of a certificate with this name.
-fn certified(name: &str) -> Origin {
+pub(crate) fn certified(name: &str) -> Origin {
     Origin::Tcp(Arc::new(Peer {
         address: "192.0.2.9".parse().unwrap(),
         encrypted: true,
         certificate: Some(CertificateNames {
             subject_alternative_names: vec![San::dns(name)],
-            common_name: None,
-            fingerprint_sha256: [0; 32],
             not_after_ms: u64::MAX,
         }),
     }))

@@ -90,7 +90,7 @@ async fn a_poisoned_run_is_found_by_its_id_held_back_rebuilt_and_purged() {
     )
     .await;
     assert_eq!(
-        (dry.entries, dry.writers[0].run.as_deref()),
+        (dry.entries, dry.writers[0].said.run.as_deref()),
         (2, Some("4711"))
     );
     assert_eq!(
@@ -125,7 +125,7 @@ async fn a_poisoned_run_is_found_by_its_id_held_back_rebuilt_and_purged() {
     let runs: Vec<_> = shown
         .writers
         .iter()
-        .map(|writer| writer.run.as_deref())
+        .map(|writer| writer.said.run.as_deref())
         .collect();
     assert_eq!(runs, [Some("4711"), Some("4712")]);
 
@@ -202,7 +202,7 @@ async fn a_result_with_other_outputs_than_before_is_counted_and_listed_with_both
     );
     let run = |id: Option<u64>| {
         let writer = found.writers.iter().find(|writer| Some(writer.id) == id);
-        writer.and_then(|writer| writer.run.as_deref())
+        writer.and_then(|writer| writer.said.run.as_deref())
     };
     assert_eq!(run(found_action.writer_before), Some("4712"));
     assert_eq!(run(found_action.writer), Some("4711"));

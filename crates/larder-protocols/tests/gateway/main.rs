@@ -9,6 +9,7 @@ mod bazel_http;
 mod control;
 mod house;
 mod identity;
+mod identity_sessions;
 mod incidents;
 mod interference;
 mod log;

@@ -14,6 +14,9 @@ pub(crate) struct AuditArgs {
     /// Only what happened then or later: `2h` ago, `2026-11-21`, `2026-11-21T04:20:18Z`
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Moment>,
+    /// Only rows with a greater id: what was written down after the last row that you have seen
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub(crate) after: u64,
     /// Only what happened before
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<Moment>,

@@ -6,9 +6,23 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use larder_model::{Dialect, Scope, WorkspaceName};
 
-use super::PlaceArgs;
+use super::{PlaceArgs, ProvenanceArgs};
 use crate::clock::Moment;
 use crate::config::parse_duration;
+
+/// What [`SelectionArgs`] has, for `--all`, which excludes it: clap puts a struct that has another one inside into no group.
+const CONDITIONS: [&str; 10] = [
+    "workspace",
+    "scope",
+    "dialect",
+    "key",
+    "writer",
+    "token",
+    "since",
+    "until",
+    "older_than",
+    "ProvenanceArgs",
+];
 
 /// Which entries. Conditions narrow each other.
 #[derive(Debug, Default, Args)]
@@ -32,36 +46,8 @@ pub(crate) struct SelectionArgs {
     /// Only entries written with the token of this id
     #[arg(long, value_name = "ID")]
     pub(crate) token: Option<u64>,
-    /// Only entries of this run, pipeline or build of a CI
-    #[arg(long, value_name = "ID")]
-    pub(crate) run: Option<String>,
-    /// Only entries of runs of this commit
-    #[arg(long, value_name = "SHA")]
-    pub(crate) commit: Option<String>,
-    /// Only entries of runs of this repository
-    #[arg(long, value_name = "NAME")]
-    pub(crate) repository: Option<String>,
-    /// Only entries of runs of the repository with this id
-    #[arg(long, value_name = "ID")]
-    pub(crate) repository_id: Option<String>,
-    /// Only entries of runs for this git ref: `refs/heads/main`
-    #[arg(long = "ref", value_name = "REF")]
-    pub(crate) git_ref: Option<String>,
-    /// Only entries of runs of this workflow
-    #[arg(long, value_name = "NAME")]
-    pub(crate) workflow: Option<String>,
-    /// Only entries of runs that this event started: `push`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) event: Option<String>,
-    /// Only entries of runs that this person started
-    #[arg(long, value_name = "NAME")]
-    pub(crate) actor: Option<String>,
-    /// Only entries of runs whose tokens came from this issuer
-    #[arg(long, value_name = "URL")]
-    pub(crate) issuer: Option<String>,
-    /// Only entries of writers that this rule of the configuration let in
-    #[arg(long, value_name = "NAME")]
-    pub(crate) rule: Option<String>,
+    #[command(flatten)]
+    pub(crate) said: ProvenanceArgs,
     /// Only entries written then or later: `2026-11-21T04:20:18Z`, `2026-11-21`, or how long ago: `3d`
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Moment>,
@@ -78,10 +64,8 @@ pub(crate) struct SelectionArgs {
 pub(crate) struct ChangeArgs {
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
-    #[command(flatten)]
-    pub(crate) selection: SelectionArgs,
     /// Everything; needed when there is no condition
-    #[arg(long, conflicts_with = "SelectionArgs")]
+    #[arg(long, conflicts_with_all = CONDITIONS)]
     pub(crate) all: bool,
     /// Say what it would be about and change nothing
     #[arg(long)]
@@ -92,16 +76,19 @@ pub(crate) struct ChangeArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    // The last, as its heading is that of all arguments after it.
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
 }
 
 /// `larder purge`.
 #[derive(Debug, Args)]
 pub(crate) struct PurgeArgs {
-    #[command(flatten)]
-    pub(crate) change: ChangeArgs,
     /// Only entries in quarantine
     #[arg(long)]
     pub(crate) quarantined: bool,
+    #[command(flatten)]
+    pub(crate) change: ChangeArgs,
 }
 
 /// `larder quarantine`.
@@ -121,11 +108,11 @@ pub(crate) enum QuarantineCommand {
     List {
         #[command(flatten)]
         place: PlaceArgs,
-        #[command(flatten)]
-        selection: Box<SelectionArgs>,
         /// Print JSON
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        selection: Box<SelectionArgs>,
     },
     /// Put entries back, unless a new one has their place
     Release(Box<ChangeArgs>),

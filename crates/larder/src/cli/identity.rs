@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use larder_model::WorkspaceName;
 
-use super::PlaceArgs;
+use super::{PlaceArgs, ProvenanceArgs};
 use crate::identity::ServerUrl;
 
 /// `larder policy`.
@@ -64,10 +64,8 @@ pub(crate) enum SessionCommand {
 pub(crate) struct SessionRevokeArgs {
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
-    #[command(flatten)]
-    pub(crate) jobs: JobsArgs,
     /// All jobs; needed when there is no condition
-    #[arg(long, conflicts_with = "JobsArgs")]
+    #[arg(long, conflicts_with_all = ["workspace", "writer", "ProvenanceArgs"])]
     pub(crate) all: bool,
     /// Say whose sessions it would end and change nothing
     #[arg(long)]
@@ -75,6 +73,9 @@ pub(crate) struct SessionRevokeArgs {
     /// Do not ask
     #[arg(long, short)]
     pub(crate) yes: bool,
+    // The last, as its heading is that of all arguments after it.
+    #[command(flatten)]
+    pub(crate) jobs: JobsArgs,
 }
 
 /// Which CI jobs. Conditions narrow each other.
@@ -87,36 +88,8 @@ pub(crate) struct JobsArgs {
     /// Only the writer of this id, as `larder entry show` says
     #[arg(long, value_name = "ID")]
     pub(crate) writer: Option<u64>,
-    /// Only jobs of this run, pipeline or build
-    #[arg(long, value_name = "ID")]
-    pub(crate) run: Option<String>,
-    /// Only jobs of this commit
-    #[arg(long, value_name = "SHA")]
-    pub(crate) commit: Option<String>,
-    /// Only jobs of this repository
-    #[arg(long, value_name = "NAME")]
-    pub(crate) repository: Option<String>,
-    /// Only jobs of the repository with this id
-    #[arg(long, value_name = "ID")]
-    pub(crate) repository_id: Option<String>,
-    /// Only jobs for this git ref: `refs/heads/main`
-    #[arg(long = "ref", value_name = "REF")]
-    pub(crate) git_ref: Option<String>,
-    /// Only jobs of this workflow
-    #[arg(long, value_name = "NAME")]
-    pub(crate) workflow: Option<String>,
-    /// Only jobs that this event started: `push`
-    #[arg(long, value_name = "NAME")]
-    pub(crate) event: Option<String>,
-    /// Only jobs that this person started
-    #[arg(long, value_name = "NAME")]
-    pub(crate) actor: Option<String>,
-    /// Only jobs whose tokens came from this issuer
-    #[arg(long, value_name = "URL")]
-    pub(crate) issuer: Option<String>,
-    /// Only jobs that this rule of the configuration let in
-    #[arg(long, value_name = "NAME")]
-    pub(crate) rule: Option<String>,
+    #[command(flatten)]
+    pub(crate) said: ProvenanceArgs,
 }
 
 /// `larder login`.
@@ -214,4 +187,7 @@ pub(crate) struct CredentialHelperArgs {
     /// What the server calls itself (`identity.audience`) [default: LARDER_SERVER]
     #[arg(long, value_name = "TEXT", env = "LARDER_AUDIENCE")]
     pub(crate) audience: Option<String>,
+    /// Give credentials also to a server of another machine without TLS
+    #[arg(long, env = "LARDER_ALLOW_HTTP", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) allow_http: bool,
 }

@@ -15,14 +15,14 @@ const PAGE_ROWS: u32 = 1000;
 pub(super) async fn run(args: AuditArgs) -> anyhow::Result<()> {
     let settings = place::existing(&args.place)?;
     let ledger = place::ledger(&settings.store.data_dir).await?;
+    let mut after = args.after;
     let (filter, json) = filter(args, clock::now_ms());
-    let mut after = 0;
+    let mut first_page = true;
     loop {
         let records = audit_records(&ledger, &filter, after, PAGE_ROWS).await?;
         let Some(last) = records.last() else {
             return Ok(());
         };
-        let first_page = after == 0;
         after = last.id;
         let written = if json {
             print_lines(&records)
@@ -33,6 +33,7 @@ pub(super) async fn run(args: AuditArgs) -> anyhow::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             written => written?,
         }
+        first_page = false;
         if records.len() < PAGE_ROWS as usize {
             return Ok(());
         }
@@ -128,10 +129,10 @@ fn who(record: &AuditRecord) -> String {
 
 fn described(by: &WriterFigures) -> String {
     let mut words = vec![by.kind.as_str()];
-    let run = by.run.as_ref().map(|run| format!("run {run}"));
+    let run = by.said.run.as_ref().map(|run| format!("run {run}"));
     words.extend(by.name.as_deref());
-    words.extend(by.repository.as_deref());
-    words.extend(by.git_ref.as_deref());
+    words.extend(by.said.repository.as_deref());
+    words.extend(by.said.git_ref.as_deref());
     words.extend(run.as_deref());
     words.join(" ")
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::cli::{ConfigCommand, PlaceArgs};
 use crate::config::{Budgets, Settings, duration_text, page, size_text};
 use crate::net::Tls;
-use crate::{exposure, identity, place, pools, terminal};
+use crate::{bucket, exposure, identity, place, pools, terminal};
 
 pub(super) fn run(command: &ConfigCommand) -> anyhow::Result<()> {
     match command {
@@ -23,6 +23,9 @@ fn check(args: &PlaceArgs) -> anyhow::Result<()> {
         Tls::load(tls.files.clone())?;
     }
     identity::trust(&settings.identity)?;
+    if let Some(bucket) = &settings.bucket {
+        bucket::check_options(bucket)?;
+    }
     let budgets = Budgets::plan(
         &settings,
         pools::disk_figures(existing(&settings.store.data_dir), &settings)?,
@@ -68,5 +71,9 @@ fn summary(settings: &Settings, budgets: &Budgets) -> String {
         "an entry is leased for",
         duration_text(settings.store.lease),
     );
+    if let Some(bucket) = &settings.bucket {
+        line("shares with", bucket.url.to_string());
+        line("an unused entry stays", duration_text(bucket.expire_after));
+    }
     text.trim_end().to_owned()
 }

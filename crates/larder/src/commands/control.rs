@@ -52,33 +52,52 @@ impl Control {
     pub(super) async fn reach(args: &PlaceArgs) -> anyhow::Result<Self> {
         let settings = place::existing(args)?;
         let data_dir = &settings.store.data_dir;
-        if let Some(stream) = control_socket::connect(data_dir)
-            .context("cannot reach the running server; only the user it runs as may")?
-        {
-            return Ok(Self::Server {
-                sender: speak(stream).await?,
-                data_dir: data_dir.clone(),
-            });
+        if let Some(server) = Self::server(data_dir).await? {
+            return Ok(server);
         }
         let advice = "it is another command at work, or a server that starts or stops; try again when it is done";
         let lock = start::lock(data_dir, advice)?;
         logging::start(LogFormat::Human, tracing::Level::WARN)?;
         let ledger = place::ledger(data_dir).await?;
-        let engine = Engine::open(lock, ledger, &settings, Purpose::Command)?;
+        let engine = Engine::open(lock, ledger, &settings, Purpose::Command).await?;
         engine.pools.loaded().await;
         Ok(Self::Here(Box::new(engine)))
     }
 
-    /// Asks, and hands back an answer that is a success.
+    /// The server that has a data directory; `None`: there is none.
+    pub(super) async fn server(data_dir: &Path) -> anyhow::Result<Option<Self>> {
+        let stream = control_socket::connect(data_dir)
+            .context("cannot reach the running server; only the user it runs as may")?;
+        let Some(stream) = stream else {
+            return Ok(None);
+        };
+        Ok(Some(Self::Server {
+            sender: speak(stream).await?,
+            data_dir: data_dir.to_owned(),
+        }))
+    }
+
+    /// Asks for an operation of the control API, and hands back an answer that is a success.
     pub(super) async fn call(
         &mut self,
         method: Method,
         operation: &str,
         message: Bytes,
     ) -> anyhow::Result<Response<AnswerBody>> {
+        let path = format!("/v1/control/{operation}");
+        self.ask(method, &path, message).await
+    }
+
+    /// The same for any path.
+    pub(super) async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        message: Bytes,
+    ) -> anyhow::Result<Response<AnswerBody>> {
         let request = Request::builder()
             .method(method)
-            .uri(format!("/v1/control/{operation}"))
+            .uri(path)
             .header(http::header::HOST, "larder")
             .body(Full::new(message))?;
         let response = match self {

@@ -6,7 +6,8 @@
 //! Nothing is kept on disk: a CI job can always say anew who it is. Whatever goes wrong, the answer is "no credentials" and a
 //! note: the build goes on, with misses.
 //!
-//! Always true: credentials go to the server that `LARDER_SERVER` names and to no other, whatever Bazel asks for.
+//! Always true: credentials go to the server that `LARDER_SERVER` names and to no other, whatever Bazel asks for; and not readably
+//! over a network, unless that is allowed in so many words.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -47,7 +48,7 @@ pub(super) async fn run(args: CredentialHelperArgs) -> anyhow::Result<()> {
         .context("cannot read the request")?;
     let request: Request =
         serde_json::from_str(&text).context("the request is not {\"uri\": …}")?;
-    let answer = match credentials(&request.uri, args.audience).await {
+    let answer = match credentials(&request.uri, args.audience, args.allow_http).await {
         Ok(answer) => answer,
         Err(error) => {
             terminal::note(&format!(
@@ -59,7 +60,11 @@ pub(super) async fn run(args: CredentialHelperArgs) -> anyhow::Result<()> {
     Ok(terminal::print(&serde_json::to_string(&answer)?)?)
 }
 
-async fn credentials(uri: &str, audience: Option<String>) -> anyhow::Result<Answer> {
+async fn credentials(
+    uri: &str,
+    audience: Option<String>,
+    allow_http: bool,
+) -> anyhow::Result<Answer> {
     let server = std::env::var("LARDER_SERVER")
         .ok()
         .filter(|server| !server.is_empty())
@@ -69,7 +74,11 @@ async fn credentials(uri: &str, audience: Option<String>) -> anyhow::Result<Answ
     if !server.is_of(&asked) {
         return Ok(Answer::default());
     }
-    super::whoami::note_if_readable(&server);
+    ensure!(
+        allow_http || !server.is_plain_and_remote(),
+        "everybody between here and {server} could read them; give the server's https address, or pass --allow-http \
+         (LARDER_ALLOW_HTTP=1)"
+    );
     let token = std::env::var("LARDER_TOKEN").unwrap_or_default();
     if !token.is_empty() {
         let token = Secret::read(&token).context("LARDER_TOKEN is no token")?;

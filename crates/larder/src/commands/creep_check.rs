@@ -57,7 +57,7 @@ pub(super) async fn run(args: CreepCheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(report.verdict.exit_code()))
 }
 
-fn progress_bar() -> ProgressBar {
+pub(super) fn progress_bar() -> ProgressBar {
     let target = if io::stderr().is_terminal() {
         ProgressDrawTarget::stderr()
     } else {
@@ -168,7 +168,7 @@ fn target(
 }
 
 /// Whether what is sent to `url` crosses a network that is not this machine, and can be read there.
-fn is_plain_and_remote(url: &str) -> bool {
+pub(super) fn is_plain_and_remote(url: &str) -> bool {
     let uri: Uri = url.parse().unwrap_or_default();
     let host = uri.host().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
@@ -197,12 +197,12 @@ fn read_token(
     Ok(Some(Token::parse(&text).with_context(|| place)?))
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     let place = || path.display().to_string();
     read_limited(&mut File::open(path).with_context(place)?).with_context(place)
 }
 
-fn read_limited(source: &mut dyn Read) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read_limited(source: &mut dyn Read) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     ensure!(

@@ -3,7 +3,8 @@
 //! A job that gets no session goes on without the cache: the tools are told so, a warning is printed, and the exit code is 0.
 //! With `--strict` it is not.
 //!
-//! Always true: a token goes to standard output, or to the file that `GITHUB_ENV` names, and is masked in GitHub's log before.
+//! Always true: a token goes to standard output, or to the file that `GITHUB_ENV` names, and is masked in GitHub's log before. So is the
+//! identity token that it was exchanged for.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -48,12 +49,17 @@ struct Opened {
 
 fn hand_over(args: &LoginArgs, session: &Opened) -> anyhow::Result<()> {
     let variables = exports(args.tool, Some((&session.server, &session.token)));
-    // GitHub reads commands from both outputs; standard output belongs to whoever reads the result.
-    if std::env::var_os("GITHUB_ACTIONS").is_some() {
-        terminal::note(&format!("::add-mask::{}", session.token.expose()));
-    }
+    mask(&session.token);
     terminal::note(&session.summary);
     write(args, &variables)
+}
+
+/// Keeps a secret out of GitHub's log, whoever prints it later.
+fn mask(secret: &Secret) {
+    // GitHub reads commands from both outputs; standard output belongs to whoever reads the result.
+    if std::env::var_os("GITHUB_ACTIONS").is_some() {
+        terminal::note(&format!("::add-mask::{}", secret.expose()));
+    }
 }
 
 fn hand_over_nothing(args: &LoginArgs) -> anyhow::Result<()> {
@@ -82,6 +88,7 @@ async fn open_session(args: &LoginArgs) -> anyhow::Result<Opened> {
     let client = Client::new(ClientOptions::default())?;
     let audience = args.audience.clone().unwrap_or_else(|| server.to_string());
     let identity_token = job.identity_token(&client, &audience).await?;
+    mask(&identity_token);
     let scope = args.read_only.then_some("cache:read");
     let given = session::exchange(&client, &server, &identity_token, scope).await?;
     let writes = given.rights.write_scope.as_deref().unwrap_or("nothing");

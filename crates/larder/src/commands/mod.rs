@@ -1,6 +1,8 @@
 //! What the commands do, apart from `serve`.
 
 mod audit;
+mod bench;
+mod bucket;
 mod change;
 mod config;
 mod control;
@@ -32,6 +34,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         // What it finds is in its exit code.
         Command::CreepCheck(args) => return block_on(creep_check::run(*args)),
+        Command::Bench(args) => return bench::run(&args),
         Command::Serve(args) => crate::serve::serve(&args),
         Command::Config(command) => config::run(&command),
         Command::Token(command) => block_on(token::run(command)),
@@ -39,6 +42,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Purge(args) => block_on(purge::run(*args)),
         Command::Quarantine(args) => block_on(quarantine::run(*args)),
         Command::Entry(command) => block_on(entry::run(command)),
+        Command::Bucket(command) => block_on(bucket::run(command)),
         Command::Audit(args) => block_on(audit::run(*args)),
         Command::Stats(args) => block_on(stats::run(args)),
         Command::Verify(args) => block_on(verify::run(args)),

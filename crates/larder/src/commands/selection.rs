@@ -18,16 +18,16 @@ pub(super) fn request(args: &SelectionArgs, now_ms: u64) -> SelectionRequest {
         instance: None,
         writer: args.writer,
         token: args.token,
-        issuer: text(&args.issuer),
-        rule: text(&args.rule),
-        repository: text(&args.repository),
-        repository_id: text(&args.repository_id),
-        git_ref: text(&args.git_ref),
-        commit: text(&args.commit),
-        event: text(&args.event),
-        workflow: text(&args.workflow),
-        run: text(&args.run),
-        actor: text(&args.actor),
+        issuer: text(&args.said.issuer),
+        rule: text(&args.said.rule),
+        repository: text(&args.said.repository),
+        repository_id: text(&args.said.repository_id),
+        git_ref: text(&args.said.git_ref),
+        commit: text(&args.said.commit),
+        event: text(&args.said.event),
+        workflow: text(&args.said.workflow),
+        run: text(&args.said.run),
+        actor: text(&args.said.actor),
         written_before_ms: older_than_ms.or(args.until.map(|until| until.unix_ms(now_ms))),
         written_after_ms: args.since.map(|since| since.unix_ms(now_ms)),
         ..SelectionRequest::default()
@@ -63,10 +63,12 @@ pub(super) fn who(writer: u64, known: &[WriterFigures]) -> String {
             Some(name) => format!("token {writer} ({name})"),
             None => format!("token {writer}"),
         },
-        "certificate" => format!("certificate {} ({writer})", text(&known.subject)),
+        "certificate" => format!("certificate {} ({writer})", text(&known.said.subject)),
         _ => {
-            let run = known.run.as_ref().map(|run| format!("run {run}"));
-            let rest = [&known.repository, &known.git_ref].into_iter().flatten();
+            let run = known.said.run.as_ref().map(|run| format!("run {run}"));
+            let rest = [&known.said.repository, &known.said.git_ref]
+                .into_iter()
+                .flatten();
             let parts: Vec<String> = run.into_iter().chain(rest.cloned()).collect();
             format!("{} ({writer})", parts.join(" of "))
         }
@@ -75,6 +77,8 @@ pub(super) fn who(writer: u64, known: &[WriterFigures]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use larder_protocols::ProvenanceText;
+
     use super::*;
 
     #[test]
@@ -88,8 +92,11 @@ mod tests {
         let run = WriterFigures {
             id: 8,
             kind: "ci".to_owned(),
-            run: Some("4711".to_owned()),
-            repository: Some("acme/web".to_owned()),
+            said: ProvenanceText {
+                run: Some("4711".to_owned()),
+                repository: Some("acme/web".to_owned()),
+                ..ProvenanceText::default()
+            },
             ..WriterFigures::default()
         };
         let known = [token, run];

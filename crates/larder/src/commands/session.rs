@@ -64,16 +64,16 @@ async fn found(ledger: &Ledger, jobs: &JobsArgs) -> anyhow::Result<Vec<WriterRow
 fn filter(jobs: &JobsArgs) -> WriterFilter {
     WriterFilter {
         workspace: jobs.workspace.as_ref().map(ToString::to_string),
-        issuer: jobs.issuer.clone(),
-        rule: jobs.rule.clone(),
-        repository_id: jobs.repository_id.clone(),
-        repository: jobs.repository.clone(),
-        git_ref: jobs.git_ref.clone(),
-        commit_sha: jobs.commit.clone(),
-        run_id: jobs.run.clone(),
-        workflow: jobs.workflow.clone(),
-        event: jobs.event.clone(),
-        actor: jobs.actor.clone(),
+        issuer: jobs.said.issuer.clone(),
+        rule: jobs.said.rule.clone(),
+        repository_id: jobs.said.repository_id.clone(),
+        repository: jobs.said.repository.clone(),
+        git_ref: jobs.said.git_ref.clone(),
+        commit_sha: jobs.said.commit.clone(),
+        run_id: jobs.said.run.clone(),
+        workflow: jobs.said.workflow.clone(),
+        event: jobs.said.event.clone(),
+        actor: jobs.said.actor.clone(),
         ..WriterFilter::default()
     }
 }

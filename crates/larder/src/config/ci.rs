@@ -63,8 +63,17 @@ impl Provider {
     fn of_issuer(url: &str) -> Option<Self> {
         const CIRCLECI: &str = "https://oidc.circleci.com/";
         const AZURE_DEVOPS: &str = "https://vstoken.dev.azure.com/";
+        // Of enterprises, with data residency, and of servers of one's own.
+        let is_of_github = |url: &str| {
+            let path = url.strip_prefix(GitHub::ISSUER);
+            let host = url.strip_prefix("https://token.actions.");
+            path.is_some_and(|path| path.starts_with('/'))
+                || host.is_some_and(|host| host.ends_with(".ghe.com"))
+                || url.ends_with("/_services/token")
+        };
         match url {
             GitHub::ISSUER => Some(Self::GitHub),
+            _ if is_of_github(url) => Some(Self::GitHub),
             GitLab::ISSUER => Some(Self::GitLab),
             Buildkite::ISSUER => Some(Self::Buildkite),
             _ if url.starts_with(CIRCLECI) => Some(Self::CircleCi),
@@ -85,6 +94,7 @@ impl Provider {
                 Key::CiTrustedEvents,
                 Key::CiTrustedWorkflows,
                 Key::CiRequireRefProtected,
+                Key::CiCreationRestricted,
                 Key::CiDispatchTrusted,
                 Key::CiCleanRoomEnvironments,
                 Key::CiCleanRoomWorkflows,
@@ -98,6 +108,7 @@ impl Provider {
                 Key::CiTrustedRefs,
                 Key::CiTrustedEvents,
                 Key::CiRequireRefProtected,
+                Key::CiCreationRestricted,
                 Key::CiCleanRoomEnvironments,
                 Key::CiIsolation,
             ],
@@ -251,6 +262,7 @@ fn github(keys: &mut Keys<'_>) -> Option<GitHub> {
         trusted_events: keys.events(),
         trusted_workflows: keys.workflows(Key::CiTrustedWorkflows),
         require_ref_protected: keys.boolean(Key::CiRequireRefProtected, true),
+        creation_restricted: keys.boolean(Key::CiCreationRestricted, false),
         dispatch_trusted: keys.boolean(Key::CiDispatchTrusted, false),
         pull_requests: keys.pull_requests(),
         isolation: keys.word(Key::CiIsolation),
@@ -273,6 +285,7 @@ fn gitlab(keys: &mut Keys<'_>) -> Option<GitLab> {
         trusted_refs: keys.refs(),
         trusted_events: keys.events(),
         require_ref_protected: keys.boolean(Key::CiRequireRefProtected, true),
+        creation_restricted: keys.boolean(Key::CiCreationRestricted, false),
         pull_requests: keys.pull_requests(),
         isolation: keys.word(Key::CiIsolation),
         clean_room_environments: keys.list(Key::CiCleanRoomEnvironments, parse_text),

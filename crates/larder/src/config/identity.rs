@@ -36,6 +36,7 @@ struct IssuerTable {
     url: String,
     keys: IssuerKeysAt,
     ca_file: Option<PathBuf>,
+    allow_link_local: bool,
     algorithms: Vec<Algorithm>,
     token_lifetime_max: Duration,
 }
@@ -149,6 +150,7 @@ fn issuer(reader: &mut Reader, name: &str, table: &RawTable) -> Option<IssuerTab
             url: url?,
             keys,
             ca_file: reader.file(Key::IssuerCaFile, own),
+            allow_link_local: reader.boolean(Key::IssuerAllowLinkLocal, own),
             algorithms,
             token_lifetime_max: reader.parsed(
                 Key::IssuerMaxTokenLifetime,
@@ -213,6 +215,7 @@ fn issuers(
             audience: wanted.to_owned(),
             keys: table.map_or(IssuerKeysAt::Discovery, |table| table.keys.clone()),
             ca_file: table.and_then(|table| table.ca_file.clone()),
+            allow_link_local: table.is_some_and(|table| table.allow_link_local),
             algorithms: table
                 .map_or_else(|| vec![Algorithm::Rs256], |table| table.algorithms.clone()),
             token_lifetime_max: table.map_or(Duration::from_secs(JWT_LIFETIME_S_MAX), |table| {

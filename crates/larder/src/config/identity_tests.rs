@@ -43,7 +43,7 @@ fn a_rule_is_what_its_keys_say_and_its_issuer_comes_with_it() {
     let text = format!(
         "[identity]\naudience = \"https://c.example\"\nsession_ttl_trusted = \"1h\"\n\
          [workspace.acme.ci.web]\nprovider = \"github\"\n{GITHUB}\
-         trusted_refs = [\"refs/heads/main\", \"refs/heads/release/*\"]\npull_requests = \"read-only\"\n"
+         trusted_refs = [\"refs/heads/main\", \"refs/heads/release/*\"]\ncreation_restricted = true\npull_requests = \"read-only\"\n"
     );
     let identity = read(&text).unwrap();
     let [rule] = &identity.rules[..] else {
@@ -147,6 +147,16 @@ fn what_would_trust_too_much_is_refused() {
     );
     check(
         "github",
+        &with("trusted_refs = [\"refs/heads/release/*\"]"),
+        &["say so here: creation_restricted = true"],
+    );
+    check(
+        "github",
+        &with("trusted_workflows = [\"acme/web/.github/workflows/ci.yml@main\"]"),
+        &["OWNER/REPO/.github/workflows/FILE@refs/heads/BRANCH"],
+    );
+    check(
+        "github",
         &with("require_ref_protected = \"false\""),
         &["write true or false, without quotes"],
     );
@@ -181,11 +191,25 @@ fn what_would_trust_too_much_is_refused() {
 }
 
 #[test]
+fn patterns_count_at_gitlab_as_well_only_with_the_word_of_the_operator() {
+    let keys = "project_id = 7\ntrusted_refs = [\"refs/heads/release/*\"]\n";
+    check("gitlab", keys, &["say so here: creation_restricted = true"]);
+    check(
+        "gitlab",
+        &format!("{keys}creation_restricted = true\n"),
+        &[],
+    );
+}
+
+#[test]
 fn an_issuer_that_has_a_provider_is_not_read_by_exact_claims_alone() {
     let claims =
         "claims = { repository_id = \"1\" }\ntrusted_claims = { ref = \"refs/heads/main\" }\n";
     for (issuer, provider) in [
         ("https://token.actions.githubusercontent.com", "github"),
+        ("https://token.actions.githubusercontent.com/acme", "github"),
+        ("https://token.actions.acme.ghe.com", "github"),
+        ("https://github.example/_services/token", "github"),
         ("https://gitlab.com", "gitlab"),
         ("https://agent.buildkite.com", "buildkite"),
         ("https://oidc.circleci.com/org/1", "circleci"),

@@ -51,7 +51,7 @@ keys! {
     HttpInsecureHttp: "http", "insecure_http", "`true` or `false`", "`false`", false,
         "Allow plain HTTP on an address that other machines can reach. Tokens then cross the network unencrypted unless a proxy or a private network protects them.";
     HttpMetrics: "http", "metrics", "`local` or `open`", "`local`", true,
-        "Who may read `/metrics`: `local` is a process on this machine that did not come through a proxy, `open` everyone. The figures name every workspace; what an admin token may know of its own is at `/v1/control/stats`.";
+        "Who may read `/metrics`: `local` is a process on this machine that did not come through a proxy, `open` everyone. With a proxy on this machine among the `trusted_proxies` nobody is local, as not every request shows that it came through it; then `/metrics` is at the control socket, or `open` and closed at the proxy. The figures name every workspace; what an admin token may know of its own is at `/v1/control/stats`.";
     HttpTrustedProxies: "http", "trusted_proxies", "list of networks", "`[]`", true,
         "The reverse proxies in front, such as `[\"10.0.0.0/8\"]`. From them, and nobody else, `X-Forwarded-For` says which address a request came from.";
     TlsListen: "tls", "listen", "`ADDRESS:PORT`", "`127.0.0.1:9443` with a certificate", false,
@@ -78,6 +78,24 @@ keys! {
         "How long a blob that was reported present stays readable, whatever else is written. What untrusted callers ask for in the trusted pool stays as long as it holds back no more than a small part of it.";
     StoreFreeReserve: "store", "free_reserve", "size or percent", "`1GiB`, at most 5% of the disk", false,
         "Space of the disk that Larder leaves free, even when a budget is not used up.";
+    BucketUrl: "bucket", "url", "`s3://BUCKET/PREFIX`, `gs://…`, `az://CONTAINER/…` or `file:///FOLDER`", "none: no bucket", false,
+        "Where entries are kept besides this machine's disk, for all nodes of a deployment. A bucket that does not answer slows nothing down and breaks no build. See `docs/bucket.md`.";
+    BucketAck: "bucket", "ack", "`local` or `bucket`", "`local`", false,
+        "When an upload is acknowledged: `local` once it is on this machine's disk and queued for the bucket, `bucket` once every other node can find it. With `bucket`, what the bucket does not take is not stored, as far as the client knows.";
+    BucketExpireAfter: "bucket", "expire_after", "duration", "`30d`", false,
+        "How long an entry stays in the bucket that nobody uses, at least `1d`. What is used is written again once in half of this time. `larder bucket gc` deletes what has expired a day later.";
+    BucketEndpoint: "bucket", "endpoint", "URL", "the cloud's own", false,
+        "Where requests go instead, for another S3 server, a private endpoint or an emulator: `https://minio.example.com`.";
+    BucketAddressing: "bucket", "addressing", "`path` or `virtual-host`", "`path` with an `endpoint`, else `virtual-host`", false,
+        "`s3`: where the bucket's name is in a request, in its path or in its host.";
+    BucketRegion: "bucket", "region", "text", "`AWS_REGION`, else `us-east-1`", false,
+        "`s3`: the bucket's region.";
+    BucketAccount: "bucket", "account", "text", "`AZURE_STORAGE_ACCOUNT_NAME`", false,
+        "`az`: the storage account.";
+    BucketEncryption: "bucket", "encryption", "`s3` or `kms:KEY`", "the bucket's own", false,
+        "`s3`: with what objects are encrypted there: keys of S3's own (SSE-S3), or a key of the key management by its id, ARN or alias (SSE-KMS).";
+    BucketCaFile: "bucket", "ca_file", "path", "none", false,
+        "Certificate authorities (PEM) to trust for the bucket besides the system's. A relative path counts from the configuration's directory.";
     LimitsEntrySizeMax: "limits", "entry_size_max", "size", "`2GiB`", true,
         "The largest entry. A larger upload is refused in the way that breaks no build.";
     LimitsConnectionsMax: "limits", "connections_max", "number", "`65536`, at most what open files allow", false,
@@ -92,6 +110,8 @@ keys! {
         "How long a client may take nothing of an answer, or send nothing of a body, before it is dropped. A transfer that moves is not dropped, unless it is an upload of less than 1 KiB a second or, over HTTP/2, an answer of which less than 256 KiB are taken in this time.";
     LimitsDrainTimeout: "limits", "drain_timeout", "duration", "`30s`", true,
         "How long a stopping server waits for requests that have begun.";
+    NxInspect: "nx", "inspect", "`all` or `untrusted`", "`all`", true,
+        "Whose archives of Nx are unpacked and looked into while they are uploaded; those of untrusted writers always are. A trusted writer's archive is stored in any case, and inspection only tells that it is hostile; without it, the upload of a large archive takes a quarter to a third of the processor time.";
     LogFormat: "log", "format", "`auto`, `human` or `json`", "`auto`", false,
         "How log lines look on standard error. `auto` is `human` on a terminal and `json` elsewhere.";
     LogLevel: "log", "level", "`error`, `warn`, `info`, `debug` or `trace`", "`info`", true,
@@ -112,6 +132,8 @@ keys! {
         "Certificate authorities (PEM) to trust for this issuer besides the system's.";
     IssuerAlgorithms: "issuer", "algorithms", "list of `RS256`, `ES256`, `ES384`, `EdDSA`", "`[\"RS256\"]`", true,
         "The signature algorithms that its tokens may have.";
+    IssuerAllowLinkLocal: "issuer", "allow_link_local", "`true` or `false`", "`false`", true,
+        "Whether its keys may be fetched from a link-local address, or from one where clouds answer questions about their machines (`169.254.169.254` and others).";
     IssuerMaxTokenLifetime: "issuer", "max_token_lifetime", "duration", "`24h`", true,
         "The longest time between the making and the end of a token that is accepted, at most `24h`.";
     AuditRetention: "audit", "retention", "duration", "`90d`", true,
@@ -166,6 +188,8 @@ keys! {
         "`github`: the workflows that may write trusted entries, as `OWNER/REPO/.github/workflows/FILE`.";
     CiRequireRefProtected: "workspace.ci", "require_ref_protected", "`true` or `false`", "`true`", true,
         "`github`, `gitlab`: whether a trusted ref must be protected.";
+    CiCreationRestricted: "workspace.ci", "creation_restricted", "`true` or `false`", "`false`", true,
+        "`github`, `gitlab`: must be `true` for a pattern in `trusted_refs`. It is your word that the CI system lets only those create such refs whom you trust; tokens do not tell. See `docs/ci.md`.";
     CiDispatchTrusted: "workspace.ci", "dispatch_trusted", "`true` or `false`", "`false`", true,
         "`github`: whether a run that somebody started by hand on a trusted ref is trusted.";
     CiCleanRoomEnvironments: "workspace.ci", "clean_room_environments", "list", "`[]`", true,

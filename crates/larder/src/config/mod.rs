@@ -5,6 +5,7 @@
 //! [`keys`] is the one list of keys: both readings, the environment's names and the page
 //! `docs/config.md` come from it.
 
+mod bucket;
 mod budgets;
 mod ci;
 mod docs;
@@ -25,12 +26,12 @@ pub(crate) use docs::page;
 pub(crate) use keys::Key;
 pub(crate) use network::Network;
 pub(crate) use problem::{Origin, Problem, Problems};
-pub(crate) use quantity::{duration_text, parse_duration, size_text};
+pub(crate) use quantity::{duration_text, parse_duration, parse_size, size_text};
 pub(crate) use raw::RawConfig;
 pub(crate) use resolve::parse_listen;
 pub(crate) use settings::{
-    AuditSettings, ClientCertificates, HttpSettings, IdentitySettings, IssuerKeysAt,
-    IssuerSettings, LogFormat, MetricsAudience, Settings, TlsFiles,
+    AuditSettings, BucketSettings, ClientCertificates, HttpSettings, IdentitySettings,
+    IssuerKeysAt, IssuerSettings, LogFormat, MetricsAudience, Settings, TlsFiles,
 };
 
 /// Reads `file` (if there is one), the environment and the values of flags, in rising order of

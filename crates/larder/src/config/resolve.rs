@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use larder_model::WorkspaceName;
+use larder_protocols::InspectedWriters;
 use larder_store::Durability;
 
+use super::bucket::bucket;
 use super::budgets::BUDGET_BYTES_MIN;
 use super::identity::identity;
 use super::keys::{Key, WORKSPACE_SECTION};
@@ -19,7 +21,8 @@ use super::quantity::{parse_duration, parse_size, size_text};
 use super::raw::{RawConfig, RawValue, RawWorkspace, Written};
 use super::settings::{
     AuditSettings, ClientCertificates, HttpSettings, LimitSettings, LogFormat, LogSettings,
-    MetricsAudience, Settings, Share, StoreSettings, TlsFiles, TlsSettings, WorkspaceSettings,
+    MetricsAudience, NxSettings, Settings, Share, StoreSettings, TlsFiles, TlsSettings,
+    WorkspaceSettings,
 };
 
 /// Where a server listens that was told nothing.
@@ -78,7 +81,16 @@ pub(super) fn resolve(raw: &RawConfig, problems: Problems) -> Result<Settings, P
             ),
             free_reserve: reader.parsed(Key::StoreFreeReserve, top, some(parse_share), None),
         },
+        bucket: bucket(&mut reader, raw),
         limits: limits(&mut reader, raw),
+        nx: NxSettings {
+            inspect: reader.parsed(
+                Key::NxInspect,
+                top,
+                |text| one_of(text, &INSPECTED_WRITERS),
+                InspectedWriters::All,
+            ),
+        },
         log: LogSettings {
             format: reader.parsed(
                 Key::LogFormat,
@@ -112,6 +124,10 @@ pub(super) fn resolve(raw: &RawConfig, problems: Problems) -> Result<Settings, P
 const METRICS_AUDIENCES: [(&str, MetricsAudience); 2] = [
     ("local", MetricsAudience::Local),
     ("open", MetricsAudience::Open),
+];
+const INSPECTED_WRITERS: [(&str, InspectedWriters); 2] = [
+    ("all", InspectedWriters::All),
+    ("untrusted", InspectedWriters::Untrusted),
 ];
 const DURABILITIES: [(&str, Durability); 2] = [
     ("written", Durability::Written),
@@ -431,7 +447,7 @@ impl Reader {
     }
 
     /// Something is wrong with a key as it stands beside the others.
-    fn fault(&mut self, raw: &RawConfig, key: Key, message: &str) {
+    pub(super) fn fault(&mut self, raw: &RawConfig, key: Key, message: &str) {
         let origin = raw.get(key).map(|written| written.origin.clone());
         self.problems.push(Problem {
             origin: origin.unwrap_or(Origin::Whole),

@@ -1,5 +1,8 @@
 use std::ffi::OsString;
 
+use larder_bucket::link::{Addressing, Encryption};
+use larder_cache::Ack;
+
 use super::*;
 
 fn read(toml: &str, environment: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
@@ -67,6 +70,16 @@ untrusted = "10GiB"
 durability = "synced"
 lease = "2h"
 free_reserve = "5%"
+[bucket]
+url = "s3://builds/larder"
+ack = "bucket"
+expire_after = "60d"
+endpoint = "https://s3.example:9000"
+addressing = "virtual-host"
+region = "eu-central-1"
+account = "of-azure"
+encryption = "kms:alias/larder"
+ca_file = "tls/s3.pem"
 [limits]
 entry_size_max = "1GiB"
 connections_max = 100
@@ -75,6 +88,8 @@ header_size_max = "16KiB"
 idle_timeout = "3m"
 stall_timeout = "20s"
 drain_timeout = "1s"
+[nx]
+inspect = "untrusted"
 [log]
 format = "json"
 level = "debug"
@@ -107,7 +122,19 @@ entry_size_max = "10MiB"
     assert_eq!(settings.store.data_dir, Path::new("/etc/larder/data"));
     assert_eq!(settings.store.trusted, Some(Share::Percent(20)));
     assert_eq!(settings.store.lease, Duration::from_hours(2));
+    let bucket = settings.bucket.unwrap();
+    assert_eq!(bucket.url.to_string(), "s3://builds/larder");
+    assert_eq!(bucket.ack, Ack::Bucket);
+    assert_eq!(bucket.expire_after, Duration::from_hours(60 * 24));
+    assert_eq!(bucket.addressing, Some(Addressing::VirtualHost));
+    let key = "alias/larder".to_owned();
+    assert_eq!(bucket.encryption, Some(Encryption::Kms { key }));
+    assert_eq!(
+        bucket.ca_file.as_deref(),
+        Some(Path::new("/etc/larder/tls/s3.pem"))
+    );
     assert_eq!(settings.limits.connection_count_max, 100);
+    assert_eq!(settings.nx.inspect, InspectedWriters::Untrusted);
     assert_eq!(settings.limits.idle_timeout, Duration::from_mins(3));
     assert_eq!(settings.log.level, tracing::Level::DEBUG);
     assert_eq!(
@@ -372,4 +399,33 @@ fn proxies_are_networks() {
         let keys = format!("[http]\ntrusted_proxies = {written}\n");
         check_faults(&keys, &[], &[fault]);
     }
+}
+
+#[test]
+fn a_bucket_is_a_url_and_what_goes_with_it() {
+    assert_eq!(read("", &[]).unwrap().bucket, None);
+    let bucket = read("", &[("LARDER_BUCKET_URL", "file:///mnt/share")]);
+    let bucket = bucket.unwrap().bucket.unwrap();
+    assert_eq!(bucket.ack, Ack::Local);
+    assert_eq!(bucket.expire_after, Duration::from_hours(30 * 24));
+    check_faults(
+        "[bucket]\nack = \"bucket\"",
+        &[],
+        &["F:2: bucket.ack: there is no bucket without a url"],
+    );
+    check_faults(
+        "[bucket]\nurl = \"https://s3.example/builds\"\nack = \"both\"\nexpire_after = \"1h\"\nencryption = \"kms:\"",
+        &[],
+        &[
+            "this URL as the endpoint",
+            "none of",
+            "at least 1d",
+            "neither",
+        ],
+    );
+    check_faults(
+        "[bucket]\nurl = \"s3://key:secret@builds\"",
+        &[],
+        &["must not have a user's name"],
+    );
 }

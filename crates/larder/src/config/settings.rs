@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use larder_auth::ci::Rule;
 use larder_auth::{Algorithm, CertificateRule};
+use larder_bucket::link::{Addressing, BucketUrl, Encryption};
+use larder_cache::Ack;
 use larder_model::WorkspaceName;
+use larder_protocols::InspectedWriters;
 use larder_store::Durability;
 
 use super::network::Network;
@@ -20,7 +23,10 @@ pub(crate) struct Settings {
     /// `None` without a certificate.
     pub(crate) tls: Option<TlsSettings>,
     pub(crate) store: StoreSettings,
+    /// `None`: entries are on this machine's disk alone.
+    pub(crate) bucket: Option<BucketSettings>,
     pub(crate) limits: LimitSettings,
+    pub(crate) nx: NxSettings,
     pub(crate) log: LogSettings,
     pub(crate) audit: AuditSettings,
     pub(crate) workspaces: BTreeMap<WorkspaceName, WorkspaceSettings>,
@@ -105,6 +111,21 @@ pub(crate) struct StoreSettings {
     pub(crate) free_reserve: Option<Share>,
 }
 
+/// `[bucket]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BucketSettings {
+    pub(crate) url: BucketUrl,
+    pub(crate) ack: Ack,
+    pub(crate) expire_after: Duration,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) addressing: Option<Addressing>,
+    pub(crate) region: Option<String>,
+    pub(crate) account: Option<String>,
+    pub(crate) encryption: Option<Encryption>,
+    /// PEM.
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
 /// A part of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Share {
@@ -133,6 +154,13 @@ pub(crate) struct LimitSettings {
     pub(crate) idle_timeout: Duration,
     pub(crate) stall_timeout: Duration,
     pub(crate) drain_timeout: Duration,
+}
+
+/// `[nx]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NxSettings {
+    /// Whose archives are looked into.
+    pub(crate) inspect: InspectedWriters,
 }
 
 /// `[log]`.
@@ -186,6 +214,8 @@ pub(crate) struct IssuerSettings {
     pub(crate) audience: String,
     pub(crate) keys: IssuerKeysAt,
     pub(crate) ca_file: Option<PathBuf>,
+    /// Whether its keys are fetched from link-local addresses, too.
+    pub(crate) allow_link_local: bool,
     pub(crate) algorithms: Vec<Algorithm>,
     pub(crate) token_lifetime_max: Duration,
 }

@@ -1,10 +1,12 @@
-//! The attempts to get around: every trick, on a key that nobody has and on one that trunk has; and a last look at all keys.
+//! The attempts to get around: every trick, on a key that nobody has and on one that trunk has; and a last look at all keys, by
+//! every door.
 
-use super::bench::{Bench, Judged, Seen, Trial, fail, pass, untested};
-use super::exchange::Key;
+use super::bench::{Bench, Cache, Judged, Seen, Trial, fail, pass, untested};
+use super::exchange::{Key, Unclear};
 use super::people::Who::{PullRequest, Trunk};
+use super::reapi::ReapiCache;
 use super::report::{Attempt, Harm, Why};
-use super::tricks::Trick;
+use super::tricks::{How, ReapiTrick, Trick};
 
 /// Tries every trick, then looks again.
 pub(super) async fn try_all(
@@ -21,6 +23,9 @@ pub(super) async fn try_all(
         attempts.push(attempt.await);
     }
     attempts.push(look_again(bench, progress).await);
+    if let Cache::Reapi(reapi) = &bench.cache {
+        attempts.push(look_over_http(bench, reapi, progress).await);
+    }
     attempts
 }
 
@@ -82,4 +87,59 @@ async fn look_again(bench: &Bench, progress: &dyn Fn(&str)) -> Attempt {
             },
         )
         .await
+}
+
+/// Whether anything of it is behind the second door to results of actions, which may have keys of its own. A server that gives
+/// trunk nothing there, whichever way trunk stored it, has no such door.
+async fn look_over_http(bench: &Bench, reapi: &ReapiCache, progress: &dyn Fn(&str)) -> Attempt {
+    let what = "at the end, trunk reads every key that others stored over HTTP, too (GET /ac/HASH)";
+    progress(what);
+    bench
+        .attempt("at-the-end-over-http", what, async |trial| {
+            let (keys, mut doors) = (bench.tainted(), 0);
+            for prefix in reapi.prefixes() {
+                if !is_door(trial, reapi, &prefix).await {
+                    continue;
+                }
+                doors += 1;
+                for key in &keys {
+                    let read = bench.load_over_http(reapi, Trunk, *key, &prefix);
+                    let (step, seen) = read.await;
+                    if !matches!(seen?, Seen::Of(Trunk) | Seen::Nothing | Seen::Refused(_)) {
+                        trial.saw(step);
+                        return fail(
+                            Harm::TrunkPoisoned,
+                            "trunk gets what others stored, over HTTP",
+                        );
+                    }
+                }
+            }
+            if doors == 0 {
+                return untested(Why::NotNeeded, "results of actions are not read over HTTP");
+            }
+            pass(format!("{} keys, and nothing but trunk's own", keys.len()))
+        })
+        .await
+}
+
+/// Whether trunk gets back over HTTP what it stores by either door. No answer at all is the answer of servers that speak gRPC alone.
+async fn is_door(trial: &mut Trial<'_>, reapi: &ReapiCache, prefix: &str) -> bool {
+    let bench = trial.bench;
+    let put = Trick {
+        id: String::new(),
+        what: String::new(),
+        how: How::Reapi(ReapiTrick::Http(prefix.to_owned())),
+    };
+    for trick in [None, Some(&put)] {
+        let key = Key::random();
+        let (stored, _) = bench.store(Trunk, key, trick).await;
+        let (read, seen): (_, Result<_, Unclear>) =
+            bench.load_over_http(reapi, Trunk, key, prefix).await;
+        trial.saw(stored);
+        trial.saw(read);
+        if seen == Ok(Seen::Of(Trunk)) {
+            return true;
+        }
+    }
+    false
 }

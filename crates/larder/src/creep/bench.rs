@@ -217,6 +217,27 @@ impl Bench {
             Cache::Nx(nx) => nx.load(&self.people, who, key).await,
             Cache::Reapi(reapi) => reapi.load(&self.people, who, key).await,
         };
+        self.loaded(who, key, exchange)
+    }
+
+    /// Reads what is under `key` by the second door to results of actions.
+    pub(super) async fn load_over_http(
+        &self,
+        reapi: &ReapiCache,
+        who: Who,
+        key: Key,
+        prefix: &str,
+    ) -> (Step, Result<Seen, Unclear>) {
+        let exchange = reapi.get(&self.people, who, key, prefix).await;
+        self.loaded(who, key, exchange)
+    }
+
+    fn loaded(
+        &self,
+        who: Who,
+        key: Key,
+        exchange: Exchange<Loaded>,
+    ) -> (Step, Result<Seen, Unclear>) {
         let bytes = match &exchange.meaning {
             Ok(Loaded::Bytes(bytes)) => Some(bytes.clone()),
             _ => None,

@@ -73,69 +73,94 @@ impl NxCache {
             headers.insert(AUTHORIZATION, value);
         }
         let path = trick.path_of(key);
-        self.exchange(people, who, trick.method.clone(), &path, headers, body)
-            .await
-            .read(|(status, _)| {
-                if trick.method == Method::GET {
-                    // Taken for what it is, it stored nothing, whatever it found.
-                    return Ok(Stored::Refused(Refusal::Forbidden));
-                }
-                stored(status)
-            })
+        exchange(
+            &self.url,
+            people,
+            who,
+            trick.method.clone(),
+            &path,
+            headers,
+            body,
+        )
+        .await
+        .read(|(status, _)| {
+            if trick.method == Method::GET {
+                // Taken for what it is, it stored nothing, whatever it found.
+                return Ok(Stored::Refused(Refusal::Forbidden));
+            }
+            stored(status)
+        })
     }
 
     pub(super) async fn load(&self, people: &People, who: Who, key: Key) -> Exchange<Loaded> {
         let path = HttpTrick::default().path_of(key);
         let method = Method::GET;
-        self.exchange(people, who, method, &path, HeaderMap::new(), Bytes::new())
-            .await
-            .read(|(status, body)| loaded(status, body))
+        exchange(
+            &self.url,
+            people,
+            who,
+            method,
+            &path,
+            HeaderMap::new(),
+            Bytes::new(),
+        )
+        .await
+        .read(|(status, body)| loaded(status, body))
     }
 
     pub(super) async fn delete(&self, people: &People, who: Who, key: Key) -> Exchange<Stored> {
         let path = HttpTrick::default().path_of(key);
         let method = Method::DELETE;
-        self.exchange(people, who, method, &path, HeaderMap::new(), Bytes::new())
-            .await
-            .read(|(status, _)| stored(status))
+        exchange(
+            &self.url,
+            people,
+            who,
+            method,
+            &path,
+            HeaderMap::new(),
+            Bytes::new(),
+        )
+        .await
+        .read(|(status, _)| stored(status))
     }
+}
 
-    async fn exchange(
-        &self,
-        people: &People,
-        who: Who,
-        method: Method,
-        path: &str,
-        mut headers: HeaderMap,
-        body: Bytes,
-    ) -> Exchange<(StatusCode, Bytes)> {
-        let asked = format!("{method} {path}");
-        people.sign(who, &mut headers);
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.url))
-            .body(body);
-        let mut request = match request {
-            Ok(request) => request,
-            Err(error) => {
-                return Exchange::new(
-                    asked,
-                    "not sent".to_owned(),
-                    Err(Unclear(error.to_string())),
-                );
-            }
-        };
-        request.headers_mut().extend(headers);
-        match people.client(who).send(request).await {
-            Ok(answer) => {
-                let (head, body) = answer.into_parts();
-                let answered = head.status.as_u16().to_string();
-                Exchange::new(asked, answered, Ok((head.status, body)))
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                Exchange::new(asked, reason.clone(), Err(Unclear(reason)))
-            }
+/// A request of HTTP to `url` and the path behind it.
+pub(super) async fn exchange(
+    url: &str,
+    people: &People,
+    who: Who,
+    method: Method,
+    path: &str,
+    mut headers: HeaderMap,
+    body: Bytes,
+) -> Exchange<(StatusCode, Bytes)> {
+    let asked = format!("{method} {path}");
+    people.sign(who, &mut headers);
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("{url}{path}"))
+        .body(body);
+    let mut request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            return Exchange::new(
+                asked,
+                "not sent".to_owned(),
+                Err(Unclear(error.to_string())),
+            );
+        }
+    };
+    request.headers_mut().extend(headers);
+    match people.client(who).send(request).await {
+        Ok(answer) => {
+            let (head, body) = answer.into_parts();
+            let answered = head.status.as_u16().to_string();
+            Exchange::new(asked, answered, Ok((head.status, body)))
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            Exchange::new(asked, reason.clone(), Err(Unclear(reason)))
         }
     }
 }
@@ -148,7 +173,7 @@ pub(super) fn stored(status: StatusCode) -> Result<Stored, Unclear> {
     }
 }
 
-fn loaded(status: StatusCode, body: Bytes) -> Result<Loaded, Unclear> {
+pub(super) fn loaded(status: StatusCode, body: Bytes) -> Result<Loaded, Unclear> {
     match status.as_u16() {
         200 => Ok(Loaded::Bytes(body)),
         204 | 404 | 410 => Ok(Loaded::Nothing),

@@ -5,7 +5,7 @@
 //! as the API demands of its clients.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Method};
 use larder_grpc::Code;
 use larder_proto::reapi::{
     ActionResult, BatchReadBlobsRequest, BatchReadBlobsResponse, BatchUpdateBlobsRequest,
@@ -217,6 +217,15 @@ impl ReapiCache {
         called.read(|called| Ok(stored(called)))
     }
 
+    /// Where over HTTP results may be: at the root, and below the instance's name.
+    pub(super) fn prefixes(&self) -> Vec<String> {
+        let mut prefixes = vec![String::new()];
+        if !self.instance.is_empty() {
+            prefixes.push(format!("/{}", self.instance));
+        }
+        prefixes
+    }
+
     /// `PUT` of `path`, as Bazel does it over HTTP.
     pub(super) async fn put(
         &self,
@@ -225,29 +234,40 @@ impl ReapiCache {
         path: &str,
         body: Bytes,
     ) -> Exchange<Stored> {
-        let asked = format!("PUT {path}");
-        let mut headers = HeaderMap::new();
-        people.sign(who, &mut headers);
-        let request = Request::put(format!("{}{path}", self.url)).body(body);
-        let mut request = match request {
-            Ok(request) => request,
-            Err(error) => {
-                let unclear = Unclear(error.to_string());
-                return Exchange::new(asked, "not sent".to_owned(), Err(unclear));
-            }
-        };
-        request.headers_mut().extend(headers);
-        match people.client(who).send(request).await {
-            Err(error) => {
-                let reason = error.to_string();
-                Exchange::new(asked, reason.clone(), Err(Unclear(reason)))
-            }
-            Ok(answer) => {
-                let status = answer.status();
-                let answered = status.as_u16().to_string();
-                Exchange::new(asked, answered, nx::stored(status))
-            }
-        }
+        let headers = HeaderMap::new();
+        nx::exchange(&self.url, people, who, Method::PUT, path, headers, body)
+            .await
+            .read(|(status, _)| nx::stored(status))
+    }
+
+    /// The result of the action `key` by `GET` of `/ac/HASH` with `prefix` in front, as Bazel reads it over HTTP.
+    pub(super) async fn get(
+        &self,
+        people: &People,
+        who: Who,
+        key: Key,
+        prefix: &str,
+    ) -> Exchange<Loaded> {
+        let path = format!("{prefix}/ac/{}", action(key).digest.hash);
+        let headers = HeaderMap::new();
+        let got = nx::exchange(
+            &self.url,
+            people,
+            who,
+            Method::GET,
+            &path,
+            headers,
+            Bytes::new(),
+        );
+        got.await.read(|(status, body)| {
+            Ok(match nx::loaded(status, body)? {
+                Loaded::Bytes(body) => Loaded::Bytes(match ActionResult::decode(body.clone()) {
+                    Ok(result) => result.stdout_raw,
+                    Err(_) => body,
+                }),
+                other => other,
+            })
+        })
     }
 
     /// True if the server says that it has the blob.

@@ -59,7 +59,7 @@ impl KeyFollower {
         }
     }
 
-    /// Puts this in force, in the gateway and here. Issuers that stay keep their keys, and sessions stay as they are.
+    /// Puts this in force, in the gateway and here. Issuers that stay keep their keys, and sessions of rules that stay go on.
     pub(crate) async fn believe(&self, trust: Trust) -> Result<(), IssuersError> {
         let known = trust.issuers.clone();
         let issuers = self.gateway.issuers().successor(trust.issuers)?;

@@ -83,7 +83,6 @@ pub(crate) fn trust_beside(
 /// An issuer, and what fetches its keys if they do not come from a file.
 fn read_issuer(settings: &IssuerSettings) -> anyhow::Result<(Issuer, Option<Client>)> {
     let issuer = Issuer {
-        other_audiences: false,
         algorithms: settings.algorithms.clone(),
         keys: keys(settings)?,
         lifetime_s_max: settings.token_lifetime_max.as_secs(),
@@ -108,6 +107,7 @@ fn client(issuer: &IssuerSettings) -> anyhow::Result<Client> {
     let mut options = ClientOptions {
         timeout: FETCH_LIMIT,
         answer_bytes_max: DOCUMENT_BYTES_MAX,
+        link_local: issuer.allow_link_local,
         ..ClientOptions::default()
     };
     if let Some(file) = &issuer.ca_file {

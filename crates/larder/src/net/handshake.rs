@@ -30,8 +30,8 @@ pub(super) type TlsSocket = TlsStream<PacedWrites<TcpStream>>;
 /// What a connection turned out to be.
 enum Greeting {
     Encrypted(Box<TlsSocket>),
-    /// It was closed before it said anything, by the client or to make room.
-    Silent,
+    /// It was closed: before it said anything, or to make room for others.
+    Gone,
     /// HTTP without TLS; it has been told.
     Plain,
 }
@@ -46,7 +46,7 @@ pub(super) async fn greet(
 ) -> Option<Box<TlsSocket>> {
     let failed = match timeout(limits.header_timeout, meet(socket, tls, pace, seat)).await {
         Ok(Ok(Greeting::Encrypted(socket))) => return Some(socket),
-        Ok(Ok(Greeting::Silent)) => return None,
+        Ok(Ok(Greeting::Gone)) => return None,
         Ok(Ok(Greeting::Plain)) => "the client speaks HTTP without TLS".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it took too long".to_owned(),
@@ -67,7 +67,7 @@ async fn meet(
         () = asked_to_go(seat, pace) => None,
     };
     let Some(first) = first else {
-        return Ok(Greeting::Silent);
+        return Ok(Greeting::Gone);
     };
     // Methods of HTTP are letters, and so is no type of a record.
     if first.is_ascii_alphabetic() {
@@ -78,8 +78,12 @@ async fn meet(
         socket,
         pace: Arc::clone(pace),
     };
-    let socket = tls.acceptor().accept(socket).await?;
-    Ok(Greeting::Encrypted(Box::new(socket)))
+    tokio::select! {
+        biased;
+        socket = tls.acceptor().accept(socket) => Ok(Greeting::Encrypted(Box::new(socket?))),
+        // Whoever takes long over it is as idle as who says nothing: one byte must not buy a seat for longer.
+        () = asked_to_go(seat, pace) => Ok(Greeting::Gone),
+    }
 }
 
 /// `None` if the client closes instead.
@@ -89,7 +93,7 @@ async fn first_byte(socket: &TcpStream) -> io::Result<Option<u8>> {
     Ok((count > 0).then_some(byte[0]))
 }
 
-/// A client that says nothing is idle, whatever it waits for.
+/// A client that has not asked anything is idle, whatever it waits for.
 async fn asked_to_go(seat: &mut Seat, pace: &Pace) {
     let spared = |idle| idle < SHED_IDLE_MIN;
     while seat.asked_to_go().await == Farewell::Shedding && pace.idle().is_none_or(spared) {}

@@ -69,6 +69,10 @@ pub(crate) enum Hole {
     InstanceName,
     /// The rule is for the hash as it came, the entry for the hash in small letters.
     Capitals,
+    /// Over HTTP everybody reads everybody's results of actions.
+    HttpReads,
+    /// Over HTTP there are other entries than over gRPC, and all are everybody's.
+    HttpSpace,
     /// Everybody is told of everybody's blobs.
     Presence,
     /// Blobs of this door are not verified.
@@ -266,6 +270,9 @@ impl Server {
         if let Some(hash) = path.strip_prefix("/cas/") {
             return bare(self.store_blob(who, hash, body, self.hole == Hole::WrongHttp));
         }
+        if let (Some(hash), true) = (path.strip_prefix("/ac/"), who.is_some()) {
+            return self.results(&method, hash, body);
+        }
         let key = path.strip_prefix("/v1/cache/").unwrap_or_default();
         if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_digit()) {
             return bare(StatusCode::NOT_FOUND);
@@ -282,6 +289,28 @@ impl Server {
                 bare(StatusCode::NO_CONTENT)
             }
             _ => bare(StatusCode::METHOD_NOT_ALLOWED),
+        }
+    }
+
+    fn results(&self, method: &Method, hash: &str, body: Bytes) -> Response<Body> {
+        let mut state = self.state.lock().unwrap();
+        let shared = (TRUSTED, format!("over HTTP {hash}"));
+        let found = match (self.hole, method) {
+            (Hole::HttpSpace, &Method::PUT) => {
+                state.entries.insert(shared, body);
+                return bare(StatusCode::OK);
+            }
+            (Hole::HttpSpace, _) => state.entries.get(&shared),
+            (Hole::HttpReads, &Method::GET) => {
+                let mut entries = state.entries.iter();
+                let of_hash = |((_, key), _): &(&(Scope, String), &Bytes)| key.contains(hash);
+                entries.find(of_hash).map(|(_, body)| body)
+            }
+            _ => None,
+        };
+        match found {
+            Some(body) => Response::new(Full::new(body.clone()).boxed()),
+            None => bare(StatusCode::NOT_FOUND),
         }
     }
 

@@ -292,6 +292,13 @@ fn every_way_around_is_found() {
 }
 
 #[test]
+fn a_second_door_that_leaks_is_found() {
+    let over_http = ["at-the-end-over-http"];
+    check_hole(Hole::HttpReads, "grpc", "trunk-poisoned", &over_http);
+    check_hole(Hole::HttpSpace, "grpc", "trunk-poisoned", &over_http);
+}
+
+#[test]
 fn blobs_that_are_not_what_they_are_called_are_found() {
     let poisoned = "trunk-poisoned";
     check_hole(

@@ -76,7 +76,7 @@ fn whatever_is_not_genuine_is_refused_loudly_and_what_no_rule_knows_is_a_miss() 
         if tail.starts_with('A') { 'B' } else { 'A' },
         &tail[1..]
     );
-    for bad in [&other_audience, &other_issuer, &tampered] {
+    for bad in [&other_audience, &tampered] {
         assert_eq!(site.get("1", bad), Err(401));
         assert_eq!(site.put("1", bad, "x"), 401);
         let refused = site.exchange(bad);
@@ -87,9 +87,11 @@ fn whatever_is_not_genuine_is_refused_loudly_and_what_no_rule_knows_is_a_miss() 
         site.server.wait_for_output(id, SOON).unwrap();
     }
     let fork = site.github(&json!({ "repository_id": "1" }));
-    assert_eq!(site.get("1", &fork), Err(404));
-    assert_eq!(site.put("1", &fork, "x"), 403);
-    assert_eq!(json_of(&site.exchange(&fork))["error"], "invalid_grant");
+    for nobody in [&fork, &other_issuer] {
+        assert_eq!(site.get("1", nobody), Err(404));
+        assert_eq!(site.put("1", nobody, "x"), 403);
+        assert_eq!(json_of(&site.exchange(nobody))["error"], "invalid_grant");
+    }
     // Nobody is told what was wrong.
     let texts = [&other_audience, &other_issuer, &fork].map(|jwt| {
         let answer = json_of(&site.exchange(jwt));
@@ -99,9 +101,9 @@ fn whatever_is_not_genuine_is_refused_loudly_and_what_no_rule_knows_is_a_miss() 
 }
 
 #[test]
-fn a_changed_rule_counts_at_once_and_sessions_stay() {
+fn a_changed_rule_counts_at_once_and_a_broken_configuration_not_at_all() {
     let site = Site::start();
-    let (direct, session) = (site.push(), site.session(&site.push()));
+    let direct = site.push();
     assert_eq!(site.put("1", &direct, "x"), 200);
     let config = std::fs::read_to_string(site.server.config_path()).unwrap();
     site.reload(&config.replace("refs/heads/main", "refs/heads/trunk"));
@@ -113,7 +115,6 @@ fn a_changed_rule_counts_at_once_and_sessions_stay() {
             .starts_with("ci.web/branch-"),
         "the token is judged by the new rule: {who}"
     );
-    assert_eq!(json_of(&site.whoami(Some(&session)))["writes"], "trusted");
     // A configuration with a mistake changes nothing.
     let before = json_of(&site.whoami(Some(&direct)));
     std::fs::write(site.server.config_path(), "[workspace.default.ci.web]\n").unwrap();

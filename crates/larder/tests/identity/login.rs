@@ -79,6 +79,11 @@ impl Job {
     }
 }
 
+/// The secret that the first line hides in GitHub's log, and the other lines.
+fn masked(text: &str) -> Option<(&str, &str)> {
+    text.strip_prefix("::add-mask::")?.split_once('\n')
+}
+
 #[test]
 fn a_job_on_github_logs_in_for_its_later_steps_and_its_token_is_masked() {
     let job = Job::start();
@@ -91,15 +96,13 @@ fn a_job_on_github_logs_in_for_its_later_steps_and_its_token_is_masked() {
         job.exported("NX_SELF_HOSTED_REMOTE_CACHE_SERVER"),
         Some(job.site.server.url())
     );
-    let masked = ran
-        .stderr
-        .find(&format!("::add-mask::{token}\n"))
-        .expect("it is masked");
-    assert!(
-        !ran.stderr.replacen(&token, "", 1).contains(&token),
-        "and shown nowhere else"
-    );
-    assert_eq!((masked, ran.stdout.as_str()), (0, ""));
+    let (jwt, rest) = masked(&ran.stderr).expect("the identity token is masked");
+    assert_eq!(jwt.split('.').count(), 3, "{jwt}");
+    let (session, rest) = masked(rest).expect("the session is masked");
+    assert_eq!(session, token);
+    let shown = rest.contains(&token) || rest.contains(jwt);
+    assert!(!shown, "and they are shown nowhere else: {rest}");
+    assert_eq!(ran.stdout, "");
     assert_eq!(
         json_of(&job.site.whoami(Some(&token)))["writes"],
         "ci.web/pr-5"
@@ -299,6 +302,22 @@ fn bazel_gets_credentials_for_the_server_and_for_no_other() {
     assert!(stderr.contains("no credentials"), "{stderr}");
 }
 
+#[test]
+fn bazel_gets_no_credentials_that_everybody_on_the_way_could_read() {
+    let job = Job::start();
+    let (server, uri) = ("http://cache.test:9092", "http://cache.test:9092/x");
+    let variables = [("LARDER_SERVER", server), ("LARDER_TOKEN", "lrd_x")];
+    let (answer, stderr) = helped(&job, uri, &variables);
+    assert_eq!(answer, json!({ "headers": {} }));
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("LARDER_ALLOW_HTTP"), "{stderr}");
+    let refused = [&variables[..], &[("LARDER_ALLOW_HTTP", "0")]].concat();
+    assert_eq!(helped(&job, uri, &refused).0, json!({ "headers": {} }));
+    let allowed = [&variables[..], &[("LARDER_ALLOW_HTTP", "1")]].concat();
+    let given = json!({ "headers": { "Authorization": ["Bearer lrd_x"] } });
+    assert_eq!(helped(&job, uri, &allowed).0, given);
+}
+
 /// The commands of the composite action, as its `run` steps have them.
 fn action_steps() -> Vec<String> {
     let action = repository_root().join("integrations/github-action/action.yml");
@@ -360,8 +379,12 @@ fn the_github_action_logs_in_with_the_program_and_without_it() {
             "ci.web/pr-5",
             "{with}"
         );
+        let (jwt, rest) = masked(&said).unwrap_or_else(|| panic!("{with}: {said}"));
+        assert_eq!(jwt.split('.').count(), 3, "{with}: {said}");
+        let (session, rest) = masked(rest).unwrap_or_else(|| panic!("{with}: {said}"));
+        assert_eq!(session, token);
         assert!(
-            said.contains(&format!("::add-mask::{token}")),
+            !rest.contains(&token) && !rest.contains(jwt),
             "{with}: {said}"
         );
         let wrong = [

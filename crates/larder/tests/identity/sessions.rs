@@ -247,3 +247,36 @@ fn an_operator_ends_the_sessions_of_a_run_and_of_no_other() {
     assert_eq!(said, "ended 1 sessions of 2 CI jobs\n");
     assert_eq!(site.put("4", &other, "x"), 403);
 }
+
+#[test]
+fn a_session_ends_with_the_rule_that_gave_it_at_a_reload_and_at_a_restart() {
+    let mut site = Site::start();
+    let config = std::fs::read_to_string(site.server.config_path()).unwrap();
+    let wait_for_the_end = |site: &Site, session: &str| {
+        wait_until("the end of the session", SOON, || {
+            Ok((site.put("2", session, "x") == 403).then_some(()))
+        })
+        .unwrap();
+        assert_eq!(site.get("1", session), Err(404), "softly");
+    };
+    let session = site.session(&site.push());
+    assert_eq!(site.put("1", &session, "x"), 200);
+    site.reload(&config);
+    assert_eq!(
+        site.get("1", &session).as_deref(),
+        Ok("x"),
+        "nothing changed"
+    );
+    site.reload(&config.replace("refs/heads/main", "refs/heads/trunk"));
+    wait_for_the_end(&site, &session);
+    site.server
+        .wait_for_output("sessions have ended", SOON)
+        .unwrap();
+    site.reload(&config);
+    let session = site.session(&site.push());
+    assert_eq!(site.get("1", &session).as_deref(), Ok("x"));
+    let changed = config.replace("refs/heads/main", "refs/heads/trunk");
+    std::fs::write(site.server.config_path(), changed).unwrap();
+    site.server.restart().unwrap();
+    wait_for_the_end(&site, &session);
+}

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use aws_lc_rs::digest;
 use larder_auth::{CertificateNames, San};
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
@@ -17,10 +16,9 @@ pub(super) fn expires_at_secs(certificate: &CertificateDer<'_>) -> Option<i64> {
 /// The names in a certificate that has been verified; `None` if it cannot be read after all.
 ///
 /// A name that is not visible ASCII is left out: what an authority may put into one is a wide field, and no rule could be
-/// written for it. So is the common name where there are several.
+/// written for it. Common names map to nothing.
 pub(in crate::net) fn names(certificate: &CertificateDer<'_>) -> Option<CertificateNames> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let digest = digest::digest(&digest::SHA256, certificate);
     let not_after_secs = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
     // Two such extensions are an error, and then no name counts.
     let extension = parsed.subject_alternative_name().ok().flatten();
@@ -29,8 +27,6 @@ pub(in crate::net) fn names(certificate: &CertificateDer<'_>) -> Option<Certific
         .flat_map(|found| &found.value.general_names);
     Some(CertificateNames {
         subject_alternative_names: names.filter_map(alternative_name).collect(),
-        common_name: common_name(&parsed),
-        fingerprint_sha256: digest.as_ref().try_into().expect("SHA-256 has 32 bytes"),
         not_after_ms: not_after_secs.saturating_mul(1000),
     })
 }
@@ -49,25 +45,9 @@ fn alternative_name(name: &GeneralName<'_>) -> Option<San> {
     }
 }
 
-fn common_name(certificate: &X509Certificate<'_>) -> Option<String> {
-    let mut names = certificate.subject().iter_common_name();
-    match (names.next(), names.next()) {
-        (Some(only), None) => only
-            .as_str()
-            .ok()
-            .filter(|name| is_plain(name))
-            .map(str::to_owned),
-        _ => None,
-    }
-}
-
 fn visible(name: &str) -> Option<String> {
     let graphic = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
     graphic.then(|| name.to_owned())
-}
-
-fn is_plain(name: &str) -> bool {
-    !name.is_empty() && !name.chars().any(char::is_control)
 }
 
 #[cfg(test)]
@@ -100,7 +80,6 @@ mod tests {
             San::Ip("2001:db8::7".parse().unwrap()),
         ];
         assert_eq!(found.subject_alternative_names, expected);
-        assert_eq!(found.common_name.as_deref(), Some("trunk"));
         assert!(found.not_after_ms > crate::clock::now_ms());
     }
 
@@ -110,9 +89,8 @@ mod tests {
             Name::Uri("spiffe://acme/ci\nerror".to_owned()),
             Name::Email("ci @acme.test".to_owned()),
         ];
-        let found = names_of("tr\u{1b}[2Junk", &given);
+        let found = names_of("trunk", &given);
         assert_eq!(found.subject_alternative_names, []);
-        assert_eq!(found.common_name, None);
     }
 
     #[test]
