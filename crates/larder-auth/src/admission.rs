@@ -289,4 +289,48 @@ mod tests {
         assert_eq!(admissions.ask(&hash(3), 1), None);
         assert_eq!(admissions.ask(&hash(4), 1), None);
     }
+
+    /// Puts a third one, of age 0, into a shard that has room for two, and says which are there then. Each has a number, whether it
+    /// still counts, and an age.
+    fn third_of_two(first: (u64, bool, u64), second: (u64, bool, u64), counts: bool) -> Vec<u64> {
+        let mut shard = Shard::default();
+        for entry in [first, second, (3, counts, 0)] {
+            insert_bounded(
+                &mut shard,
+                (&hash(entry.0), &Arc::new(entry)),
+                2,
+                |it| it.1,
+                |it| it.2,
+            );
+        }
+        let mut left: Vec<u64> = shard.values().map(|it| it.0).collect();
+        left.sort_unstable();
+        left
+    }
+
+    #[test]
+    fn in_a_full_shard_what_is_over_gives_way_then_what_is_oldest_and_never_what_comes() {
+        assert_eq!(third_of_two((1, false, 9), (2, true, 5), true), [2, 3]);
+        assert_eq!(third_of_two((1, true, 5), (2, true, 9), true), [2, 3]);
+        assert_eq!(third_of_two((1, true, 9), (2, true, 5), true), [1, 3]);
+        assert_eq!(third_of_two((1, false, 9), (2, true, 5), false), [2, 3]);
+    }
+
+    #[test]
+    fn an_admission_counts_until_its_time_and_is_expired_from_then_on() {
+        let admissions = Admissions::default();
+        let epoch = admissions.epoch();
+        admissions.admit(&hash(1), admission(1, epoch), 0);
+        let ask = |now_ms| admissions.ask(&hash(1), now_ms);
+        assert!(matches!(
+            ask(ADMITTED_MS_MAX - 1),
+            Some(Ok(Credential::Known(_)))
+        ));
+        assert_eq!(ask(ADMITTED_MS_MAX), None);
+        assert_eq!(ask(999_999), None);
+        assert_eq!(ask(1_000_000), Some(Ok(Credential::Expired)));
+        admissions.set_aside(&hash(1), SetAside::Refused, (0, 9), epoch);
+        assert_eq!(ask(8), Some(Err(BadCredential::Jwt)));
+        assert_eq!(ask(9), None);
+    }
 }

@@ -222,6 +222,13 @@ impl Cache {
         }
     }
 
+    /// Whether the writer can be told that the blob exists.
+    async fn needs_no_blob(&self, grant: &WriteGrant, name: &BlobName) -> bool {
+        name.is_empty_blob()
+            || (self.sees_blob(grant.visible(), name).await
+                && !self.awaits_bucket(grant, &name.storage_key(grant.visible(), grant.scope())))
+    }
+
     async fn begin_blob(
         &self,
         grant: &WriteGrant,
@@ -231,7 +238,7 @@ impl Cache {
         series: &Arc<KindSeries>,
     ) -> Result<PutStart, PutRefusal> {
         let started = Instant::now();
-        if name.is_empty_blob() || self.sees_blob(grant.visible(), name).await {
+        if self.needs_no_blob(grant, name).await {
             return Ok(PutStart::Exists);
         }
         let limit = self.entry_bytes_max(grant.workspace());
@@ -284,7 +291,7 @@ impl Cache {
         series: &Arc<KindSeries>,
     ) -> Result<Option<Upload>, PutRefusal> {
         let started = Instant::now();
-        if name.is_empty_blob() || self.sees_blob(grant.visible(), name).await {
+        if self.needs_no_blob(grant, name).await {
             return Ok(None);
         }
         let (limit, received) = (self.entry_bytes_max(grant.workspace()), body.len() as u64);

@@ -19,7 +19,7 @@ use crate::metrics::{CacheCollector, CacheMetrics, KindSeries};
 use crate::pool::{PoolHandle, PoolPair};
 use crate::spool::{Spool, Target};
 use crate::stream::{Keep, Proof, Stream};
-use crate::tier::{Offering, Tier, lane_of, realm_of};
+use crate::tier::{Ack, Offering, Tier, lane_of, realm_of};
 use crate::turns::ControlTurns;
 use crate::upload::{
     COLLECTED_BYTES_MAX, CollectedBody, Collection, Draft, Promise, PutRefusal, PutStart, Sink,
@@ -369,7 +369,11 @@ impl Cache {
     ) -> Result<PutStart, PutRefusal> {
         let started = Instant::now();
         let replace = dialect.is_replaceable();
-        if !replace && self.visible(grant.visible(), dialect, key).await? {
+        let own = StorageKey::encode(grant.workspace(), grant.scope(), dialect, key);
+        if !replace
+            && self.visible(grant.visible(), dialect, key).await?
+            && !self.awaits_bucket(grant, &own)
+        {
             return Ok(PutStart::Exists);
         }
         let limit = self.entry_bytes_max(grant.workspace());
@@ -380,7 +384,7 @@ impl Cache {
         let pool = handle.wait().await.ok_or(PutRefusal::Unavailable)?;
         let intent = Intent {
             draft: Draft {
-                key: StorageKey::encode(grant.workspace(), grant.scope(), dialect, key),
+                key: own,
                 metadata,
                 check: self.tier.as_ref().map_or(0, |tier| tier.random_check()),
                 writer: grant.writer().0,
@@ -493,6 +497,19 @@ impl Cache {
             }
         }
         Ok(false)
+    }
+
+    /// Whether the writer's own scope has an entry that the bucket has yet to acknowledge: who sends it again is told that it exists
+    /// once it is there.
+    pub(crate) fn awaits_bucket(&self, grant: &WriteGrant, own: &StorageKey) -> bool {
+        let Some(tier) = self.tier.as_ref().filter(|tier| tier.ack == Ack::Bucket) else {
+            return false;
+        };
+        let realm = realm_of(grant.workspace(), grant.scope());
+        let in_bucket = |realm| tier.bucket.lookup(&realm, own.as_bytes()).is_some();
+        let pool = self.pair(grant.workspace()).of(grant.scope()).pool();
+        realm.is_some_and(|realm| !in_bucket(realm))
+            && pool.is_some_and(|pool| pool.contains(own.as_bytes()))
     }
 
     /// What is done with an entry once it is stored.

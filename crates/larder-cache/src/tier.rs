@@ -63,7 +63,7 @@ pub enum Ack {
 /// A bucket, as a cache uses it.
 pub struct Tier {
     pub(crate) bucket: Bucket,
-    ack: Ack,
+    pub(crate) ack: Ack,
     pub(crate) flights: Flights,
     /// Held for reading by whoever puts an entry of the bucket into a pool.
     orders: RwLock<Vec<Arc<Order>>>,

@@ -78,8 +78,17 @@ async fn a_write_that_the_bucket_has_to_acknowledge_is_refused_in_bounded_time_a
     assert_eq!(put, Err(PutRefusal::Unavailable));
     assert!(start.elapsed() <= Duration::from_secs(31));
     assert_eq!(a.setup.read(&trunk, "k").await.unwrap(), b"here");
+    let put_blob = async || a.setup.put_blob(&trunk, b"a blob").await;
+    assert_eq!(put_blob().await, Err(PutRefusal::Unavailable));
+    // Whoever tries again is told no more than the first one.
+    let put = a.setup.put(&trunk, "k", b"here").await;
+    assert_eq!(put, Err(PutRefusal::Unavailable));
+    assert_eq!(put_blob().await, Err(PutRefusal::Unavailable));
     site.recover();
     a.settle().await;
+    assert_eq!(put_blob().await, Ok(Stored::Exists));
+    let put = a.setup.put(&trunk, "k", b"here").await;
+    assert_eq!(put, Ok(Stored::Exists));
     b.refresh().await;
     assert_eq!(b.setup.read(&trunk, "k").await.unwrap(), b"here");
 }
