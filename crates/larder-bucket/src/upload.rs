@@ -84,23 +84,17 @@ impl Inner {
     /// Uploads a batch. Returns whether the bucket took it; what it did not take is queued again.
     pub(crate) async fn upload(self: &Arc<Self>, batch: Batch) -> bool {
         let realm = batch.realm;
-        let reads = self.read_all(&realm, &batch.items).await;
-        let made = batch
-            .items
-            .into_iter()
-            .zip(reads)
-            .map(|((item, waiters), read)| {
-                let (inner, realm) = (self.clone(), realm.clone());
-                async move {
-                    let made_of = item.clone();
-                    // A task of its own: it goes on while a pack is written, and what is ahead of that is bounded, as
-                    // nobody knows how large touched entries are.
-                    let made =
-                        tokio::spawn(async move { inner.make(&realm, &made_of, read).await });
-                    let made = made.await.unwrap_or(Err(Again));
-                    (item, waiters, made)
-                }
-            });
+        let made = batch.items.into_iter().map(|(item, waiters)| {
+            let (inner, realm) = (self.clone(), realm.clone());
+            async move {
+                let made_of = item.clone();
+                // A task of its own: it goes on while a pack is written, and what is ahead of that is bounded, as nobody knows
+                // how large an entry is by now.
+                let made = tokio::spawn(async move { inner.make(&realm, &made_of).await });
+                let made = made.await.unwrap_or(Err(Again));
+                (item, waiters, made)
+            }
+        });
         let mut made = pin!(futures_util::stream::iter(made).buffered(WRITES_AT_ONCE));
         let (mut builder, mut in_pack, mut is_well) = (PackBuilder::new(), Vec::new(), true);
         while let Some((item, waiters, made)) = made.next().await {
@@ -191,35 +185,11 @@ impl Inner {
         }
     }
 
-    /// Reads what is offered from the local store. What is only touched is read when it is known what it must be.
-    async fn read_all(
-        self: &Arc<Self>,
-        realm: &Realm,
-        items: &[(Arc<Item>, Waiters)],
-    ) -> Vec<Read> {
-        let Some(local) = self.local() else {
-            return items.iter().map(|_| Read::Gone).collect();
-        };
-        let items: Vec<Arc<Item>> = items.iter().map(|(item, _)| item.clone()).collect();
-        let (realm, count) = (realm.clone(), items.len());
-        let read = move || {
-            let read = |item: &Arc<Item>| {
-                if item.offer.is_touch {
-                    Read::Gone
-                } else {
-                    read(local.as_ref(), &realm, item)
-                }
-            };
-            items.iter().map(read).collect()
-        };
-        let gone = |_| std::iter::repeat_with(|| Read::Gone).take(count).collect();
-        tokio::task::spawn_blocking(read).await.unwrap_or_else(gone)
-    }
-
-    async fn make(self: &Arc<Self>, realm: &Realm, item: &Item, read: Read) -> Result<Made, Again> {
+    async fn make(self: &Arc<Self>, realm: &Realm, item: &Arc<Item>) -> Result<Made, Again> {
         if item.offer.is_touch {
             return self.touch(realm, item).await;
         }
+        let read = self.read_offered(realm, item).await;
         let record = match &read {
             Read::Gone => return Ok(Made::nothing(Delivery::Failed)),
             Read::Small(record, _) | Read::Large(record, _) => record,
@@ -244,6 +214,15 @@ impl Inner {
         };
         let delivery = Delivery::Stored;
         Ok(Made { part, delivery })
+    }
+
+    async fn read_offered(&self, realm: &Realm, item: &Arc<Item>) -> Read {
+        let Some(local) = self.local() else {
+            return Read::Gone;
+        };
+        let (realm, item) = (realm.clone(), item.clone());
+        let read = tokio::task::spawn_blocking(move || read(local.as_ref(), &realm, &item));
+        read.await.unwrap_or(Read::Gone)
     }
 
     /// How an offer ends that need not be uploaded, because of what is in the bucket.

@@ -491,6 +491,7 @@ impl Cache {
             }
             if let Some(tier) = &self.tier
                 && let Some(realm) = realm_of(grant.workspace(), &scope)
+                && tier.bucket.is_reachable()
                 && tier.bucket.lookup(&realm, key.as_bytes()).is_some()
             {
                 return Ok(true);

@@ -228,3 +228,23 @@ async fn touched_entries_are_read_as_their_packs_are_written() {
     println!("{read} of {COUNT} MiB are read before the first pack of 8 MiB is known");
     assert!(read <= 20, "{read}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn entries_that_have_grown_since_they_were_offered_are_read_as_their_packs_are_written() {
+    const COUNT: u8 = 64;
+    let site = site();
+    let node = site.node().await;
+    site.catalogue
+        .hangs
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    for number in 0..COUNT {
+        node.put(&trusted(), &[number], Rule::Replace, &body(1, 1));
+        node.put_local(&trusted(), &[number], &body(number.into(), 1 << 20));
+    }
+    while site.objects().await.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let read = node.local.reads.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((8..=20).contains(&read), "{read}");
+}

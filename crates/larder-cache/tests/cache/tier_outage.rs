@@ -139,3 +139,24 @@ async fn a_miss_is_at_hand_while_the_catalogue_is_fresh_and_what_has_to_be_fetch
     };
     assert_eq!(hit.unwrap().body.take_whole().unwrap(), &b"there"[..]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_only_a_bucket_in_trouble_has_can_be_stored_meanwhile() {
+    let site = Site::new();
+    let (a, b) = (site.node(Ack::Local).await, site.node(Ack::Local).await);
+    let trunk = trusted("acme", 1);
+    a.setup.put(&trunk, "only there", b"first").await.unwrap();
+    a.settle().await;
+    b.refresh().await;
+    assert_eq!(
+        b.setup.put(&trunk, "only there", b"second").await,
+        Ok(Stored::Exists)
+    );
+    site.fail();
+    notice(&b).await;
+    assert_eq!(b.setup.read(&trunk, "only there").await, None);
+    assert_eq!(
+        b.setup.put(&trunk, "only there", b"second").await,
+        Ok(Stored::New)
+    );
+}

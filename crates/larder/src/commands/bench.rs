@@ -2,7 +2,6 @@
 //!
 //! A run that cannot be believed (a wrong byte, an entry that is gone) ends with code 1 and no figures.
 
-use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use larder_bench::{Load, Plan, Protocol, Scenario, Target, Token};
 
-use super::creep_check::{is_plain_and_remote, progress_bar, read_file, read_limited};
+use super::creep_check::{is_plain_and_remote, progress_bar, read_file, read_token};
 use crate::cli::BenchArgs;
 use crate::terminal;
 
@@ -51,13 +50,14 @@ fn plan(args: &BenchArgs, stdin: &mut dyn Read) -> anyhow::Result<Plan> {
             args.token_file.as_deref(),
             "LARDER_BENCH_TOKEN",
             stdin,
+            Token::parse,
         )?)
         .with_pid(args.pid);
     let mut targets = vec![first];
     if let Some(url) = &args.compare {
         let protocol = args.compare_protocol.map(Protocol::from);
         let file = args.compare_token_file.as_deref();
-        let token = read_token(file, "LARDER_BENCH_COMPARE_TOKEN", stdin)?;
+        let token = read_token(file, "LARDER_BENCH_COMPARE_TOKEN", stdin, Token::parse)?;
         let target = Target::parse(url, protocol, ca_pem.as_deref())?
             .with_token(token)
             .with_pid(args.compare_pid);
@@ -121,24 +121,4 @@ fn new_seed() -> anyhow::Result<u64> {
     aws_lc_rs::rand::fill(&mut bytes)
         .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
     Ok(u64::from_le_bytes(bytes) >> 12)
-}
-
-/// The token in `file`, or in the environment.
-fn read_token(
-    file: Option<&Path>,
-    variable: &str,
-    stdin: &mut dyn Read,
-) -> anyhow::Result<Option<Token>> {
-    let (text, place) = match file {
-        Some(file) if file.as_os_str() == OsStr::new("-") => {
-            (read_limited(stdin)?, "standard input".to_owned())
-        }
-        Some(file) => (read_file(file)?, file.display().to_string()),
-        None => match std::env::var_os(variable) {
-            Some(value) => (value.into_encoded_bytes(), variable.to_owned()),
-            None => return Ok(None),
-        },
-    };
-    let token = Token::parse(&String::from_utf8_lossy(&text)).with_context(|| place)?;
-    Ok(Some(token))
 }

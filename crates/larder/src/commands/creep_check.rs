@@ -90,7 +90,8 @@ fn plan(args: &CreepCheckArgs, stdin: &mut dyn Read) -> anyhow::Result<Plan> {
         from_stdin.count() <= 1,
         "only one token can come from standard input"
     );
-    let mut token = |file: &Option<_>, variable| read_token(file.as_deref(), variable, stdin);
+    let mut token =
+        |file: &Option<_>, variable| read_token(file.as_deref(), variable, stdin, Token::parse);
     let trunk = token(&args.trunk_token_file, "LARDER_CREEP_TRUNK_TOKEN")?
         .context("trunk's credential is missing: --trunk-token-file or LARDER_CREEP_TRUNK_TOKEN")?;
     let pull_request = token(&args.pr_token_file, "LARDER_CREEP_PR_TOKEN")?.context(
@@ -177,12 +178,13 @@ pub(super) fn is_plain_and_remote(url: &str) -> bool {
         && !address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// The token in `file`, or in the environment.
-fn read_token(
+/// The token in `file`, or in the environment, as the caller's client reads one.
+pub(super) fn read_token<T, E: std::error::Error + Send + Sync + 'static>(
     file: Option<&Path>,
     variable: &str,
     stdin: &mut dyn Read,
-) -> anyhow::Result<Option<Token>> {
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> anyhow::Result<Option<T>> {
     let (text, place) = match file {
         Some(file) if file.as_os_str() == OsStr::new("-") => {
             (read_limited(stdin)?, "standard input".to_owned())
@@ -194,7 +196,7 @@ fn read_token(
         },
     };
     let text = String::from_utf8_lossy(&text);
-    Ok(Some(Token::parse(&text).with_context(|| place)?))
+    Ok(Some(parse(&text).with_context(|| place)?))
 }
 
 pub(super) fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -275,14 +277,30 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "in-a-file\n").unwrap();
         let mut stdin = &b"from-stdin\n"[..];
-        let token = read_token(Some(file.path()), "LARDER_CREEP_UNSET", &mut stdin);
+        let token = read_token(
+            Some(file.path()),
+            "LARDER_CREEP_UNSET",
+            &mut stdin,
+            Token::parse,
+        );
         assert_eq!(token.unwrap(), Some(Token::parse("in-a-file").unwrap()));
-        let token = read_token(Some(Path::new("-")), "LARDER_CREEP_UNSET", &mut stdin);
+        let token = read_token(
+            Some(Path::new("-")),
+            "LARDER_CREEP_UNSET",
+            &mut stdin,
+            Token::parse,
+        );
         assert_eq!(token.unwrap(), Some(Token::parse("from-stdin").unwrap()));
-        let token = read_token(None, "LARDER_CREEP_UNSET", &mut stdin);
+        let token = read_token(None, "LARDER_CREEP_UNSET", &mut stdin, Token::parse);
         assert_eq!(token.unwrap(), None);
         let long = vec![b'a'; 2 * FILE_BYTES_MAX as usize];
-        assert!(read_token(Some(Path::new("-")), "LARDER_CREEP_UNSET", &mut &*long).is_err());
+        let token = read_token(
+            Some(Path::new("-")),
+            "LARDER_CREEP_UNSET",
+            &mut &*long,
+            Token::parse,
+        );
+        assert!(token.is_err());
     }
 
     #[test]
